@@ -1,0 +1,47 @@
+"""Item ids in, buckets and their owners out: which shard holds an item.
+
+An item belongs to bucket crc32(item_id) % 1024 for ever; only the owner of a bucket changes with the number
+of shards. The owners here are a pure function of that number: growing from S to S + 1 takes just enough
+buckets from the fullest shards, so any change moves the fewest rows there can be (4 to 6: a third).
+"""
+
+import zlib
+from collections.abc import Iterable
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+BUCKETS = 1024
+
+
+def bucket_of(item_id: str) -> int:
+    """Return the bucket of one item id, 0 … 1023."""
+    return zlib.crc32(item_id.encode()) % BUCKETS
+
+
+def buckets_of(item_ids: Iterable[str]) -> npt.NDArray[np.int16]:
+    """Return the bucket of each item id, shape (N,)."""
+    return np.fromiter((zlib.crc32(item_id.encode()) % BUCKETS for item_id in item_ids), dtype=np.int16)
+
+
+@cache
+def owners(shards: int) -> tuple[int, ...]:
+    """Return the shard that owns each of the 1024 buckets; shard sizes differ by at most one bucket."""
+    if not 1 <= shards <= BUCKETS:
+        raise ValueError(f"shards must be 1 … {BUCKETS}, not {shards}")
+    owner = np.zeros(BUCKETS, dtype=np.int64)
+    counts = np.array([BUCKETS])
+    for new in range(1, shards):
+        counts = np.append(counts, 0)
+        for _ in range(BUCKETS // (new + 1)):
+            fullest = int(np.argmax(counts))
+            owner[np.flatnonzero(owner == fullest)[-1]] = new
+            counts[fullest] -= 1
+            counts[new] += 1
+    return tuple(owner.tolist())
+
+
+def buckets_owned(shard: int, shards: int) -> tuple[int, ...]:
+    """Return the buckets that one of `shards` shards owns, ascending."""
+    return tuple(bucket for bucket, owner in enumerate(owners(shards)) if owner == shard)

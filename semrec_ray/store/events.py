@@ -1,0 +1,36 @@
+"""Checked event tables in, histories out: table `events`, key `event_id`; the same event counts once."""
+
+import pyarrow as pa
+
+from semrec_ray.store.tables import Store, keyed
+
+EVENTS_TABLE = "events"
+ORDER = [("user_id", "ascending"), ("time", "ascending"), ("event_id", "ascending")]
+
+
+def write_events(store: Store, events: pa.Table, *, replace: bool = False) -> int:
+    """Add the events whose event_id is new, or make these the only ones; returns how many were added."""
+    rows = events.cast(keyed(events.schema, "event_id"))
+    if replace:
+        store.replace(EVENTS_TABLE, rows)
+        return int(rows.num_rows)
+    return store.insert_new(EVENTS_TABLE, rows, "event_id")
+
+
+def read_events(store: Store, version: int | None = None) -> pa.Table:
+    """Return all events user by user, each user's in event-time order.
+
+    An event without a time comes before the user's timed ones; events of the same time are ordered by event_id.
+    """
+    # Arrow sorts nulls last whatever the direction: the unknown times are given the smallest one instead.
+    table = store.open(EVENTS_TABLE, version).to_table()
+    index = table.schema.get_field_index("time")
+    earliest = table["time"].fill_null(pa.scalar(0, table["time"].type))
+    order = table.set_column(index, "time", earliest).append_column("_timed", table["time"].is_valid())
+    keys = [
+        ("user_id", "ascending"),
+        ("_timed", "ascending"),
+        ("time", "ascending"),
+        ("event_id", "ascending"),
+    ]
+    return table.take(pa.compute.sort_indices(order, sort_keys=keys))

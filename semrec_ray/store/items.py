@@ -1,0 +1,51 @@
+"""Checked item tables in, the catalog out: table `items`, one row per item, key `item_id`.
+
+Columns: those of `data.tables.ITEMS`, every further scalar column of the source, and `bucket`. A row that is
+imported again replaces the whole row: a column that the new source lacks becomes null.
+"""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from semrec_ray.store.buckets import BUCKETS, buckets_of
+from semrec_ray.store.tables import Store, keyed
+
+ITEMS_TABLE = "items"
+INTERNAL = ("bucket",)  # stored columns that are nobody's fields
+
+
+def with_buckets(rows: pa.Table) -> pa.Table:
+    """Return the rows with the int16 column `bucket` behind their `item_id`."""
+    buckets = pa.array(buckets_of(rows["item_id"].to_pylist()))
+    return rows.append_column(pa.field("bucket", pa.int16(), nullable=False), buckets)
+
+
+def write_items(store: Store, items: pa.Table, *, replace: bool = False) -> int:
+    """Upsert checked items, or make them the whole catalog; returns the table's version."""
+    rows = with_buckets(items)
+    rows = rows.cast(keyed(rows.schema, "item_id"))
+    if replace:
+        return store.replace(ITEMS_TABLE, rows)
+    return store.upsert(ITEMS_TABLE, rows, "item_id")
+
+
+def read_items(
+    store: Store,
+    version: int | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    buckets: Sequence[int] | None = None,
+) -> pa.Table:
+    """Return items of some buckets (default: all), ascending by the UTF-8 bytes of their item_id."""
+    dataset = store.open(ITEMS_TABLE, version)
+    table = dataset.to_table(columns=None if columns is None else list(columns), filter=in_buckets(buckets))
+    return table.sort_by("item_id")
+
+
+def in_buckets(buckets: Sequence[int] | None) -> pc.Expression | None:
+    """Return the filter that keeps rows of these buckets, None where it would keep all."""
+    if buckets is None or len(buckets) == BUCKETS:
+        return None
+    return pc.field("bucket").isin(pa.array(buckets, pa.int16()))

@@ -1,0 +1,147 @@
+"""Table versions in, releases out; a channel is a name that points at one of them.
+
+A release is one row of the table `releases`; the versions it names are pinned by a Lance tag before the row is
+written, so a release that can be read is whole. A channel's history is the table `channels`, one row per move,
+numbered; the row with the highest number is where the channel points. Moving a channel inserts the next number:
+two who move it at once write the same key, and one of them gets `Conflict`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from semrec_ray.errors import Conflict, NotFound
+from semrec_ray.store.tables import Store, keyed
+from semrec_ray.types import Release
+
+RELEASES_TABLE = "releases"
+CHANNELS_TABLE = "channels"
+
+_RELEASES = keyed(
+    pa.schema(
+        [
+            ("release", pa.string()),
+            ("space", pa.string()),
+            ("versions", pa.string()),  # JSON: table name -> version
+            ("items", pa.int64()),
+            ("dims", pa.int32()),
+            ("seq", pa.int64()),
+            ("metrics", pa.string()),  # JSON
+            ("created", pa.string()),  # ISO 8601, UTC
+        ]
+    ),
+    "release",
+)
+_CHANNELS = keyed(
+    pa.schema(
+        [
+            ("move", pa.string()),  # <channel>@<number>
+            ("channel", pa.string()),
+            ("number", pa.int64()),
+            ("release", pa.string()),
+            ("moved", pa.string()),  # ISO 8601, UTC
+        ]
+    ),
+    "move",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """Where a channel points, and how often it was moved to get there."""
+
+    name: str
+    release: str
+    number: int
+    moved: str
+
+
+def create_release(store: Store, release: Release) -> None:
+    """Pin the release's table versions, then write its row; Conflict where the name is taken."""
+    for table, version in release.versions.items():
+        store.pin(table, version, f"release-{release.name}")
+    row = {
+        "release": release.name,
+        "space": release.space,
+        "versions": json.dumps(dict(release.versions), sort_keys=True),
+        "items": release.items,
+        "dims": release.dims,
+        "seq": release.seq,
+        "metrics": json.dumps(dict(release.metrics), sort_keys=True),
+        "created": release.created,
+    }
+    rows = pa.Table.from_pylist([row], schema=_RELEASES)
+    if store.insert_new(RELEASES_TABLE, rows, "release") != 1:
+        raise Conflict(f"release {release.name!r} exists already: publish again under another name")
+
+
+def read_releases(store: Store) -> list[Release]:
+    """Return every release, the newest first."""
+    dataset = store.find(RELEASES_TABLE)
+    if dataset is None:
+        return []
+    rows = dataset.to_table().sort_by([("created", "descending"), ("release", "descending")]).to_pylist()
+    return [_release(row) for row in rows]
+
+
+def read_release(store: Store, name: str) -> Release:
+    """Return a release by its name; NotFound names the newest ones there are."""
+    releases = read_releases(store)
+    for release in releases:
+        if release.name == name:
+            return release
+    known = ", ".join(release.name for release in releases[:5]) or "none"
+    raise NotFound(f"the store {store.uri} has no release {name!r}; the newest are: {known}")
+
+
+def read_channel(store: Store, name: str) -> Channel | None:
+    """Return where a channel points, None where it was never moved."""
+    history = channel_history(store, name)
+    return history[0] if history else None
+
+
+def channel_history(store: Store, name: str) -> list[Channel]:
+    """Return every move of a channel, the newest first."""
+    dataset = store.find(CHANNELS_TABLE)
+    if dataset is None:
+        return []
+    rows = dataset.to_table(filter=pc.field("channel") == name).sort_by([("number", "descending")])
+    return [Channel(row["channel"], row["release"], row["number"], row["moved"]) for row in rows.to_pylist()]
+
+
+def move_channel(store: Store, name: str, release: str, *, expected: Channel | None) -> Channel:
+    """Point a channel at a release if it still stands where `expected` says; Conflict where it moved."""
+    number = 1 if expected is None else expected.number + 1
+    moved = Channel(name, release, number, now())
+    row: Mapping[str, object] = {
+        "move": f"{name}@{number}",
+        "channel": name,
+        "number": number,
+        "release": release,
+        "moved": moved.moved,
+    }
+    if store.insert_new(CHANNELS_TABLE, pa.Table.from_pylist([row], schema=_CHANNELS), "move") != 1:
+        raise Conflict(f"channel {name!r} was moved by somebody else meanwhile: look at it, then try again")
+    return moved
+
+
+def now() -> str:
+    """Return the present time as ISO 8601 in UTC, to the microsecond; later times sort later."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _release(row: Mapping[str, str]) -> Release:
+    return Release(
+        name=row["release"],
+        space=row["space"],
+        versions=json.loads(row["versions"]),
+        items=int(row["items"]),
+        dims=int(row["dims"]),
+        seq=int(row["seq"]),
+        created=row["created"],
+        metrics=json.loads(row["metrics"]),
+    )

@@ -1,0 +1,118 @@
+"""Arrow tables in and out of Lance: one folder per table, every change one atomic commit.
+
+A table `name` lives at `<store>/<name>.lance`. Readers name a version and see it whole or not at all; a writer
+killed before its commit leaves nothing that a reader could find. Every keyed table declares its key, so two
+processes that upsert the same new keys conflict and retry instead of leaving duplicates.
+"""
+
+import contextlib
+import logging
+from dataclasses import dataclass
+
+import lance
+import pyarrow as pa
+
+from semrec_ray.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
+
+
+def keyed(schema: pa.Schema, key: str) -> pa.Schema:
+    """Return the schema with `key` declared as its primary key, never null."""
+    index = schema.get_field_index(key)
+    return schema.set(index, pa.field(key, pa.string(), nullable=False, metadata=_KEY))
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The tables under one URI, a directory or an object store; opening one costs about a millisecond."""
+
+    uri: str
+
+    def table_uri(self, name: str) -> str:
+        """Return where a table lives."""
+        return f"{self.uri.rstrip('/')}/{name}.lance"
+
+    def find(self, name: str, version: int | None = None) -> lance.LanceDataset | None:
+        """Return the table at a version (default: the newest), or None where there is no such table."""
+        try:
+            return lance.dataset(self.table_uri(name), version=version)
+        except ValueError as error:
+            if "not found" in str(error):
+                return None
+            raise StoreError(f"table {name!r} of the store {self.uri} cannot be read: {error}") from error
+
+    def open(self, name: str, version: int | None = None) -> lance.LanceDataset:
+        """Return the table at a version (default: the newest); StoreError where there is none."""
+        dataset = self.find(name, version)
+        if dataset is None:
+            at = "" if version is None else f" at version {version}"
+            raise StoreError(
+                f"the store {self.uri} has no table {name!r}{at}: run `semrec import`, `embed` and `publish`, "
+                f"or point SEMREC_STORE at the right store"
+            )
+        return dataset
+
+    def version(self, name: str) -> int | None:
+        """Return the newest version of a table, None where there is none."""
+        dataset = self.find(name)
+        return None if dataset is None else int(dataset.version)
+
+    def create(self, name: str, schema: pa.Schema) -> lance.LanceDataset:
+        """Return the table, made empty with this schema where there was none; two creators get one table."""
+        dataset = self.find(name)
+        if dataset is not None:
+            return dataset
+        with contextlib.suppress(OSError):  # another process made it in between
+            return lance.write_dataset(schema.empty_table(), self.table_uri(name), schema=schema)
+        return self.open(name)
+
+    def replace(self, name: str, rows: pa.Table) -> int:
+        """Make these the table's rows, whatever it held; returns the new version."""
+        dataset = lance.write_dataset(rows, self.table_uri(name), schema=rows.schema, mode="overwrite")
+        return int(dataset.version)
+
+    def upsert(self, name: str, rows: pa.Table, key: str) -> int:
+        """Update the rows whose key is known, insert the others, in one commit; returns the version."""
+        dataset = self._with_columns(name, rows.schema)
+        merge = dataset.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
+        merge.execute(_in_order(rows, dataset.schema))
+        return int(dataset.version)
+
+    def insert_new(self, name: str, rows: pa.Table, key: str) -> int:
+        """Insert the rows whose key is unknown, in one commit; returns how many were inserted."""
+        dataset = self._with_columns(name, rows.schema)
+        result = dataset.merge_insert(key).when_not_matched_insert_all().execute(_in_order(rows, dataset.schema))
+        return int(result["num_inserted_rows"])
+
+    def pin(self, name: str, version: int, tag: str) -> None:
+        """Keep a version from being cleaned up; pinning again under the same tag changes nothing."""
+        tags = self.open(name).tags
+        if tag not in tags.list():
+            tags.create(tag, version)
+
+    def _with_columns(self, name: str, schema: pa.Schema) -> lance.LanceDataset:
+        dataset = self.create(name, schema)
+        stored = dataset.schema
+        for wanted in schema:
+            if wanted.name in stored.names and stored.field(wanted.name).type != wanted.type:
+                raise StoreError(
+                    f"column {wanted.name!r} is {stored.field(wanted.name).type} in the store's table {name!r} and "
+                    f"{wanted.type} in what is written: convert it, or replace the table"
+                )
+        new = [wanted for wanted in schema if wanted.name not in stored.names]
+        if new:
+            dataset.add_columns(pa.schema(new))
+            logger.info("table %s: added the columns %s", name, ", ".join(c.name for c in new))
+        return dataset
+
+
+def _in_order(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return the rows with exactly the columns of the schema; what they lack is null."""
+    columns = [
+        rows[name] if name in rows.column_names else pa.nulls(rows.num_rows, schema.field(name).type)
+        for name in schema.names
+    ]
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,157 @@
+"""Vectors and spaces in and out: `vectors/<space>`, `embeddings/<model>` and the table `spaces`.
+
+`embeddings/<model>`  item_id, text_hash, embedding: what a model made of an item's text, kept as it came, so that
+                      an interrupted run goes on and a new space (another mean, a learned one) needs no new run
+`vectors/<space>`     item_id, vector (fixed size list of float16, or float32 on request), scales (float32 per
+                      block), text_hash (what the vector was made from, null where it was given), bucket
+`spaces`              space (key), kind, model, dims, mean, written (when its vectors last changed)
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+import lance
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from semrec_ray.errors import StoreError
+from semrec_ray.store.items import in_buckets, with_buckets
+from semrec_ray.store.tables import Store, keyed
+from semrec_ray.types import Space, Vector
+
+_SPACES = keyed(
+    pa.schema(
+        [
+            ("space", pa.string()),
+            ("kind", pa.string()),
+            ("model", pa.string()),
+            ("dims", pa.int32()),
+            ("mean", pa.list_(pa.float32())),
+            ("written", pa.timestamp("us", "UTC")),
+        ]
+    ),
+    "space",
+)
+
+
+def vectors_table(space: str) -> str:
+    """Return the name of the table that holds a space's vectors."""
+    return f"vectors/{space}"
+
+
+def embeddings_table(model: str) -> str:
+    """Return the name of the table that holds what a model made; characters unfit for a path become `-`."""
+    return f"embeddings/{slug(model)}"
+
+
+def slug(name: str) -> str:
+    """Return a name as one path segment: letters, digits, dot, dash and underscore."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
+
+
+def as_fixed_list(rows: npt.NDArray[np.floating], dtype: pa.DataType) -> pa.FixedSizeListArray:
+    """Return (N, D) numbers as an Arrow column of N lists of D values of this type."""
+    numbers = np.ascontiguousarray(rows, dtype=dtype.to_pandas_dtype())
+    return pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), rows.shape[1])
+
+
+def as_matrix(column: pa.ChunkedArray) -> Vector:
+    """Return a column of fixed size lists as (N, D) float32."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # a column without chunks stays chunked
+        return np.zeros((0, column.type.list_size), dtype=np.float32)
+    dims = array.type.list_size
+    return np.asarray(array.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(-1, dims)
+
+
+def write_embeddings(store: Store, model: str, rows: pa.Table) -> None:
+    """Upsert (item_id, text_hash, embedding: fixed size list of float32) rows of one model."""
+    store.upsert(embeddings_table(model), rows.cast(keyed(rows.schema, "item_id")), "item_id")
+
+
+def read_embeddings(store: Store, model: str, columns: Sequence[str]) -> pa.Table | None:
+    """Return these columns of all embeddings of a model, None before the first run."""
+    dataset = store.find(embeddings_table(model))
+    return None if dataset is None else dataset.to_table(columns=list(columns))
+
+
+def embedding_batches(store: Store, model: str) -> Iterator[pa.RecordBatch]:
+    """Yield (item_id, text_hash, embedding) of all embeddings of a model, some thousand rows at a time."""
+    yield from store.open(embeddings_table(model)).to_batches(columns=["item_id", "text_hash", "embedding"])
+
+
+def put_space(store: Store, space: Space) -> None:
+    """Write or renew a space's row, `written` now; the last one written is what a publish takes by default."""
+    row = {
+        "space": space.name,
+        "kind": space.kind,
+        "model": space.model,
+        "dims": space.dims,
+        "mean": space.mean.tolist(),
+        "written": datetime.now(UTC),
+    }
+    store.upsert("spaces", pa.Table.from_pylist([row], schema=_SPACES), "space")
+
+
+def read_spaces(store: Store) -> list[Space]:
+    """Return every space, the last written first."""
+    dataset = store.find("spaces")
+    if dataset is None:
+        return []
+    rows = dataset.to_table().sort_by([("written", "descending"), ("space", "ascending")]).to_pylist()
+    return [
+        Space(row["space"], row["kind"], row["model"], row["dims"], np.asarray(row["mean"], np.float32)) for row in rows
+    ]
+
+
+def read_space(store: Store, name: str) -> Space:
+    """Return a space by its name; StoreError names those there are."""
+    spaces = {space.name: space for space in read_spaces(store)}
+    if name not in spaces:
+        known = ", ".join(sorted(spaces)) or "none"
+        raise StoreError(f"the store {store.uri} has no space {name!r}; it has: {known}")
+    return spaces[name]
+
+
+def write_vectors(store: Store, space: str, rows: pa.Table, *, dtype: str = "float16", replace: bool = False) -> int:
+    """Upsert (item_id, vector[, text_hash]) rows of a space with scale 1; returns the table's version.
+
+    Vectors are stored as given, rounded to `dtype` (float16 | float32). StoreError where their length is not
+    that of the vectors already there.
+    """
+    table = vectors_table(space)
+    element = pa.float16() if dtype == "float16" else pa.float32()
+    vectors = as_fixed_list(as_matrix(rows["vector"]), element)
+    hashes = rows["text_hash"] if "text_hash" in rows.column_names else pa.nulls(rows.num_rows, pa.string())
+    scales = pa.array([[1.0]] * rows.num_rows, pa.list_(pa.float32()))
+    columns = {"item_id": rows["item_id"], "vector": vectors, "scales": scales, "text_hash": hashes}
+    written = with_buckets(pa.table(columns))
+    written = written.cast(keyed(written.schema, "item_id"))
+    if replace:
+        return store.replace(table, written)
+    return store.upsert(table, written, "item_id")
+
+
+def read_vectors(
+    store: Store,
+    space: str,
+    version: int | None = None,
+    *,
+    columns: Sequence[str] = ("item_id", "vector", "scales"),
+    buckets: Sequence[int] | None = None,
+) -> pa.Table:
+    """Return vectors of some buckets (default: all), ascending by the UTF-8 bytes of their item_id."""
+    dataset: lance.LanceDataset = store.open(vectors_table(space), version)
+    return dataset.to_table(columns=list(columns), filter=in_buckets(buckets)).sort_by("item_id")
+
+
+def missing_vectors(store: Store, space: str, item_ids: pa.ChunkedArray) -> pa.Array:
+    """Return the item ids that have no vector in a space, in their order."""
+    dataset = store.find(vectors_table(space))
+    if dataset is None:
+        return item_ids.combine_chunks()
+    known = dataset.to_table(columns=["item_id"])["item_id"]
+    return pc.filter(item_ids, pc.invert(pc.is_in(item_ids, known))).combine_chunks()
