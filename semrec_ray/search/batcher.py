@@ -1,0 +1,84 @@
+"""Single requests in, batches out: what waits while a call is in flight becomes the next call.
+
+There is no timer: an idle batcher calls at the end of the event loop's present turn, a busy one as soon as a
+call returns. So a lone request never waits, and under load the batches grow by themselves.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from semrec_ray.errors import DeadlineExceeded, Overloaded
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class Batcher(Generic[In, Out]):
+    """Gathers requests for one callee; used on one event loop."""
+
+    def __init__(
+        self,
+        call: Callable[[list[In]], Awaitable[Sequence[Out | Exception]]],
+        *,
+        name: str,
+        max_batch: int,
+        max_in_flight: int,
+        max_waiting: int,
+    ) -> None:
+        self._call, self._name = call, name
+        self._max_batch, self._max_in_flight, self._max_waiting = max_batch, max_in_flight, max_waiting
+        self._waiting: deque[tuple[In, asyncio.Future[Out], float]] = deque()
+        self._in_flight: set[asyncio.Task[None]] = set()
+
+    async def submit(self, request: In, deadline: float) -> Out:
+        """Return the callee's answer to one request, or raise its error.
+
+        `deadline` is a time of the event loop's clock: past it DeadlineExceeded. Overloaded where `max_waiting`
+        requests wait already. A caller who is cancelled leaves the queue.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"{self._name} has {self._max_waiting} requests waiting: try again later")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Out] = loop.create_future()
+        self._waiting.append((request, answer, deadline))
+        loop.call_soon(self._start)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await answer
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{self._name} did not answer in time") from error
+
+    def _start(self) -> None:
+        """Start calls while there are both waiting requests and free places in flight."""
+        while self._waiting and len(self._in_flight) < self._max_in_flight:
+            batch: list[tuple[In, asyncio.Future[Out], float]] = []
+            while self._waiting and len(batch) < self._max_batch:
+                entry = self._waiting.popleft()
+                if not entry[1].done():  # its caller has gone
+                    batch.append(entry)
+            if batch:
+                task = asyncio.ensure_future(self._run(batch))
+                self._in_flight.add(task)
+                task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._start()
+
+    async def _run(self, batch: list[tuple[In, asyncio.Future[Out], float]]) -> None:
+        try:
+            async with asyncio.timeout_at(max(deadline for _, _, deadline in batch)):
+                answers = await self._call([request for request, _, _ in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{self._name} gave {len(answers)} answers to {len(batch)} requests")
+        except Exception as error:  # the fan-out's edge: one callee's failure is its requests' answer
+            answers = [error] * len(batch)
+        for (_, future, _), answer in zip(batch, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)

@@ -1,0 +1,133 @@
+"""One shard's rows of one release in, hits and columns out.
+
+Rows are ordered by the UTF-8 bytes of their item_id, so a tie goes to the smaller row. Filters and exclusions
+are applied before the search: k results come back whenever k rows may be returned.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from semrec_ray.errors import InvalidRequest, SemrecError, StoreError
+from semrec_ray.search.exact import top_k
+from semrec_ray.search.filters import FilterMasks
+from semrec_ray.store.items import INTERNAL, read_items
+from semrec_ray.store.tables import Store
+from semrec_ray.store.users import POPULARITY_TABLE
+from semrec_ray.store.vectors import as_matrix, read_vectors, vectors_table
+from semrec_ray.types import FetchQuery, Hits, ItemRow, Release, ShardQuery, Vector
+
+logger = logging.getLogger(__name__)
+
+
+class ShardRows:
+    """The rows of one release that one shard holds, ready to be searched; safe to use from several threads."""
+
+    def __init__(self, release: str, table: pa.Table, vectors: Vector, popularity: Vector, device: str) -> None:
+        """Keep N rows: `table` ascending by item_id, `vectors` (N, D), `popularity` (N,)."""
+        self.release, self.table, self.popularity = release, table, popularity
+        self.item_ids: list[str] = table["item_id"].to_pylist()
+        self.row_of = {item_id: row for row, item_id in enumerate(self.item_ids)}
+        self.vectors = torch.from_numpy(vectors).to(device)
+        self.longest = float(np.linalg.norm(vectors.astype(np.float64), axis=1).max(initial=0.0))
+        self.by_popularity = np.lexsort((np.arange(len(popularity)), -popularity))
+        self.masks = FilterMasks(table)
+
+    def search(self, queries: Sequence[ShardQuery]) -> list[Hits | SemrecError]:
+        """Return each query's hits or error, in its place; queries with a vector share one matrix product."""
+        answers: list[Hits | SemrecError | None] = [None] * len(queries)
+        keeps: dict[int, npt.NDArray[np.bool_] | None] = {}
+        for i, query in enumerate(queries):
+            try:
+                keeps[i] = self._keep(query)
+            except SemrecError as error:
+                answers[i] = error
+        ranked = [i for i in keeps if queries[i].vector is not None]
+        for i, (rows, scores) in zip(ranked, self._nearest(queries, ranked, keeps), strict=True):
+            answers[i] = self._hits(rows, scores)
+        for i in keeps.keys() - set(ranked):
+            answers[i] = self._most_popular(queries[i].k, keeps[i])
+        return [answer for answer in answers if answer is not None]
+
+    def fetch(self, query: FetchQuery) -> dict[str, ItemRow]:
+        """Return the columns (and vectors, if wanted) of the items that this shard holds."""
+        held = [item_id for item_id in query.item_ids if item_id in self.row_of]
+        rows = [self.row_of[item_id] for item_id in held]
+        columns = self.table.take(rows).to_pylist() if rows else []
+        if not query.vectors:
+            return {item_id: ItemRow(c) for item_id, c in zip(held, columns, strict=True)}
+        vectors = self.vectors[rows].cpu().numpy() if rows else []
+        return {item_id: ItemRow(c, v) for item_id, c, v in zip(held, columns, vectors, strict=True)}
+
+    def _keep(self, query: ShardQuery) -> npt.NDArray[np.bool_] | None:
+        excluded = [self.row_of[item_id] for item_id in query.exclude if item_id in self.row_of]
+        if not query.filter and not excluded:
+            return None
+        if query.vector is not None and query.vector.shape[0] != self.vectors.shape[1]:
+            raise InvalidRequest(f"a vector has {query.vector.shape[0]} values, the release {self.vectors.shape[1]}")
+        keep = self.masks.get(query.filter) if query.filter else np.ones(len(self.item_ids), dtype=np.bool_)
+        if excluded:
+            keep = keep.copy()
+            keep[excluded] = False
+        return keep
+
+    def _nearest(
+        self,
+        queries: Sequence[ShardQuery],
+        ranked: Sequence[int],
+        keeps: dict[int, npt.NDArray[np.bool_] | None],
+    ) -> list[tuple[npt.NDArray[np.int64], Vector]]:
+        if not ranked:
+            return []
+        matrix = torch.from_numpy(np.stack([vector for i in ranked if (vector := queries[i].vector) is not None])).to(self.vectors.device)
+        ks = [queries[i].k for i in ranked]
+        return top_k(self.vectors, matrix, ks, [keeps[i] for i in ranked], self.longest)
+
+    def _most_popular(self, k: int, keep: npt.NDArray[np.bool_] | None) -> Hits:
+        order = self.by_popularity if keep is None else self.by_popularity[keep[self.by_popularity]]
+        return self._hits(order[:k], self.popularity[order[:k]])
+
+    def _hits(self, rows: npt.NDArray[np.int64], scores: Vector) -> Hits:
+        item_ids = tuple(self.item_ids[row] for row in rows)
+        return Hits(self.release, len(self.item_ids), item_ids, scores)
+
+
+def choose_device(num_gpus: float) -> str:
+    """Return where a shard's vectors live: the GPU that Ray gave this process, else the CPU."""
+    if num_gpus > 0:
+        if not torch.cuda.is_available():
+            raise SemrecError(f"num_gpus is {num_gpus}, and torch {torch.__version__} sees no GPU: set it to 0")
+        torch.backends.cuda.matmul.allow_tf32 = False  # the error bound is float32's
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        return "cuda"
+    return "cpu"
+
+
+def load_shard(store: Store, release: Release, buckets: Sequence[int], device: str) -> ShardRows:
+    """Read the rows of these buckets from the table versions of a release; StoreError where they disagree."""
+    items = read_items(store, release.versions["items"], buckets=buckets)
+    table = vectors_table(release.space)
+    found = read_vectors(store, release.space, release.versions[table], buckets=buckets)
+    places = pa.compute.index_in(items["item_id"], found["item_id"])
+    if places.null_count:
+        lacking = items.filter(places.is_null())["item_id"][0].as_py()
+        raise StoreError(
+            f"release {release.name}: {places.null_count} items have no vector in {table}, among them {lacking!r}: "
+            f"embed and publish again"
+        )
+    vectors = as_matrix(found["vector"])[places.to_numpy()]
+    columns = items.drop_columns([name for name in INTERNAL if name in items.column_names])
+    rows = ShardRows(release.name, columns, vectors, _popularity(store, release, items["item_id"]), device)
+    logger.info("loaded %d x %d rows of release %s on %s", *vectors.shape, release.name, device)
+    return rows
+
+
+def _popularity(store: Store, release: Release, item_ids: pa.ChunkedArray) -> Vector:
+    """Return the prior of each item, (N,) float32; an item without one counts as 0."""
+    table = store.open(POPULARITY_TABLE, release.versions[POPULARITY_TABLE]).to_table()
+    found = table["popularity"].take(pa.compute.index_in(item_ids, table["item_id"]))
+    return np.asarray(found.fill_null(0.0).to_numpy(), dtype=np.float32)
