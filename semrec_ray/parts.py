@@ -1,0 +1,224 @@
+"""The parts of a recommender in this process: a shard, the profiles, the encoder.
+
+Each follows the channel by itself and answers for the releases it holds. `serve/` runs the same classes in
+replicas of their own; `Recommender.open` puts them all in one process.
+"""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from semrec_ray.config import AppConfig
+from semrec_ray.encode import Encoder, open_encoder
+from semrec_ray.errors import InvalidRequest, SemrecError
+from semrec_ray.search.fanout import ShardPort
+from semrec_ray.search.shard import ShardRows, choose_device, load_shard
+from semrec_ray.state.profiles import Profiles, histories
+from semrec_ray.store.buckets import buckets_owned
+from semrec_ray.store.events import EVENTS_TABLE, read_events
+from semrec_ray.store.follower import Follower
+from semrec_ray.store.tables import Store
+from semrec_ray.store.users import users_table
+from semrec_ray.store.vectors import as_matrix, read_space
+from semrec_ray.types import (
+    FetchQuery,
+    Hits,
+    ItemRow,
+    PartStatus,
+    Profile,
+    ProfileQuery,
+    Release,
+    ShardQuery,
+    Vector,
+)
+
+T = TypeVar("T")
+
+
+class ProfilesPort(Protocol):
+    """The profiles as the recommender sees them, in this process or in another."""
+
+    name: str
+
+    async def lookup(self, queries: list[ProfileQuery]) -> Sequence[Profile | Exception | None]:
+        """Return each query's profile, None where the user is unknown, or an error, in its place."""
+        ...
+
+    async def status(self) -> PartStatus:
+        """Return what they hold."""
+        ...
+
+
+class EncoderPort(Protocol):
+    """The encoder as the recommender sees it, in this process or in another."""
+
+    name: str
+
+    async def encode(self, requests: list[tuple[str, str]]) -> Sequence[Vector | Exception]:
+        """Return for each (release, text) the embedding by the release's model, (D,) of length 1, or an error."""
+        ...
+
+    async def status(self) -> PartStatus:
+        """Return what it holds."""
+        ...
+
+
+class LocalShard(ShardPort):
+    """One shard of the catalog, searched in a thread of this process."""
+
+    def __init__(self, name: str, held: Follower[ShardRows], device: str) -> None:
+        self.name, self.held, self._device = name, held, device
+
+    async def search(self, queries: list[ShardQuery]) -> Sequence[Hits | Exception]:
+        """Return each query's hits or error, in its place."""
+        return await asyncio.to_thread(self._search, queries)
+
+    async def fetch(self, queries: list[FetchQuery]) -> Sequence[dict[str, ItemRow] | Exception]:
+        """Return for each query the items that this shard holds."""
+        return await asyncio.to_thread(self._fetch, queries)
+
+    async def status(self) -> PartStatus:
+        """Return what the shard holds."""
+        newest = _newest(self.held)
+        rows = len(newest.item_ids) if newest else 0
+        return _status(self.name, self.held, rows, self._device)
+
+    def _search(self, queries: list[ShardQuery]) -> list[Hits | Exception]:
+        answers: list[Hits | Exception | None] = [None] * len(queries)
+        for release in {query.release for query in queries}:
+            places = [i for i, query in enumerate(queries) if query.release == release]
+            try:
+                found: Sequence[Hits | Exception] = self.held.get(release).search([queries[i] for i in places])
+            except SemrecError as error:
+                found = [error] * len(places)
+            for i, answer in zip(places, found, strict=True):
+                answers[i] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def _fetch(self, queries: list[FetchQuery]) -> list[dict[str, ItemRow] | Exception]:
+        answers: list[dict[str, ItemRow] | Exception] = []
+        for query in queries:
+            try:
+                answers.append(self.held.get(query.release).fetch(query))
+            except SemrecError as error:
+                answers.append(error)
+        return answers
+
+
+class LocalProfiles(ProfilesPort):
+    """The users of the releases that this process holds."""
+
+    name = "profiles"
+
+    def __init__(self, held: Follower[Profiles]) -> None:
+        self.held = held
+
+    async def lookup(self, queries: list[ProfileQuery]) -> Sequence[Profile | Exception | None]:
+        """Return each query's profile, None where the user is unknown, or an error, in its place."""
+        answers: list[Profile | Exception | None] = []
+        for query in queries:
+            try:
+                answers.append(self.held.get(query.release).lookup(query))
+            except SemrecError as error:
+                answers.append(error)
+        return answers
+
+    async def status(self) -> PartStatus:
+        """Return what they hold."""
+        newest = _newest(self.held)
+        return _status(self.name, self.held, len(newest) if newest else 0, "cpu")
+
+
+class LocalEncoder(EncoderPort):
+    """The models of the releases that this process holds; one at a time, in a thread."""
+
+    name = "encoder"
+
+    def __init__(self, held: Follower[Encoder | None]) -> None:
+        self.held = held
+        self._one_at_a_time = threading.Lock()
+
+    async def encode(self, requests: list[tuple[str, str]]) -> Sequence[Vector | Exception]:
+        """Return for each (release, text) the embedding by the release's model, or an error."""
+        return await asyncio.to_thread(self._encode, requests)
+
+    async def status(self) -> PartStatus:
+        """Return what it holds."""
+        return _status(self.name, self.held, 0, "cpu")
+
+    def _encode(self, requests: list[tuple[str, str]]) -> list[Vector | Exception]:
+        answers: list[Vector | Exception | None] = [None] * len(requests)
+        for release in {release for release, _ in requests}:
+            places = [i for i, request in enumerate(requests) if request[0] == release]
+            try:
+                found = self._embed(release, [requests[i][1] for i in places])
+            except SemrecError as error:
+                found = [error] * len(places)
+            for i, answer in zip(places, found, strict=True):
+                answers[i] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def _embed(self, release: str, texts: list[str]) -> Sequence[Vector | Exception]:
+        encoder = self.held.get(release)
+        if encoder is None:
+            raise InvalidRequest(
+                "this catalog was imported with given vectors and no model: query it by item, user or vector, "
+                "or set `model` in the config to the one that made the vectors"
+            )
+        with self._one_at_a_time:
+            return list(encoder.encode_texts(texts))
+
+
+def open_shard(config: AppConfig, shard: int, *, shards: int) -> LocalShard:
+    """Return shard number `shard` of `shards`; it holds nothing before its first refresh."""
+    store, buckets = Store(config.store), buckets_owned(shard, shards)
+    device = choose_device(config.num_gpus)
+
+    def load(release: Release) -> ShardRows:
+        return load_shard(store, release, buckets, device)
+
+    return LocalShard(f"shard-{shard}", Follower(store, config.channel, load), device)
+
+
+def open_local_parts(config: AppConfig) -> tuple[LocalShard, LocalProfiles, LocalEncoder]:
+    """Return the whole catalog as one shard, the profiles and the encoder; they hold nothing yet."""
+    return open_shard(config, 0, shards=1), open_profiles(config), open_text_encoders(config)
+
+
+def open_profiles(config: AppConfig) -> LocalProfiles:
+    """Return the profiles; they hold nothing before their first refresh."""
+    store = Store(config.store)
+
+    def load(release: Release) -> Profiles:
+        table = users_table(release.space)
+        users = store.open(table, release.versions[table]).to_table()
+        events = read_events(store, release.versions[EVENTS_TABLE])
+        return Profiles(users, histories(events, config.profiles), as_matrix(users["vector"]))
+
+    return LocalProfiles(Follower(store, config.channel, load))
+
+
+def open_text_encoders(config: AppConfig) -> LocalEncoder:
+    """Return the encoder of `config.model`, or of each release's own; it holds nothing before its first refresh."""
+    store = Store(config.store)
+    models: dict[str, Encoder] = {}  # a new release mostly has the old one's model
+
+    def load(release: Release) -> Encoder | None:
+        model = config.model or read_space(store, release.space).model
+        if model is None:
+            return None
+        if model not in models:
+            models.clear()  # the follower keeps what it still holds
+            models[model] = open_encoder(model)
+        return models[model]
+
+    return LocalEncoder(Follower(store, config.channel, load))
+
+
+def _newest(held: Follower[T]) -> T | None:
+    return held.get(held.releases[0].name) if held.releases else None
+
+
+def _status(name: str, held: Follower[T], rows: int, device: str) -> PartStatus:
+    return PartStatus(name, tuple(release.name for release in held.releases), rows, device, held.error)

@@ -1,0 +1,251 @@
+"""One request from start to finish, with no Ray in it: read this first.
+
+A query is a weighted sum of examples, so everything is the same top-k search:
+
+1. each example becomes a vector: an item's by its shard, a user's by the profiles, a text's by the encoder
+2. their weighted sum is the query vector; what the user has seen, and the example items, are left out
+3. every shard finds its best rows, the fan-out merges them
+4. the merged hits are ranked into a slate, and get their fields
+
+Where nothing is known to rank by (no example, an unknown user, a history that says nothing) the answer is what
+is popular, and says so in `fallback`.
+"""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from semrec_ray.config import AppConfig
+from semrec_ray.errors import NotFound, Unavailable
+from semrec_ray.examples import weighted_sum
+from semrec_ray.parts import EncoderPort, ProfilesPort, open_local_parts
+from semrec_ray.rank.pipeline import rank
+from semrec_ray.search.batcher import Batcher
+from semrec_ray.search.fanout import Fanout, ShardPort
+from semrec_ray.search.filters import check_filter
+from semrec_ray.serving import Serving, View, open_views
+from semrec_ray.types import (
+    Columns,
+    ItemRow,
+    Profile,
+    ProfileQuery,
+    Query,
+    ShardQuery,
+    Slate,
+    Space,
+    Status,
+    UserView,
+    Vector,
+)
+
+
+class Recommender:
+    """Answers queries from shards, profiles and an encoder, wherever they run; lives on one event loop."""
+
+    def __init__(
+        self, config: AppConfig, serving: Serving, fanout: Fanout, profiles: ProfilesPort, encoder: EncoderPort
+    ) -> None:
+        self.config, self.serving, self.fanout = config, serving, fanout
+        limits = config.batch.model_dump()
+        self._profiles = Batcher(profiles.lookup, name=profiles.name, **limits)
+        self._encoder = Batcher(encoder.encode, name=encoder.name, **limits)
+
+    @classmethod
+    async def open(cls, config: AppConfig) -> "Recommender":
+        """Return a recommender with all its parts in this process, holding the channel's release.
+
+        The catalog is one shard here, whatever `config.shards` says. Unavailable where there is no release.
+        """
+        shard, profiles, encoder = open_local_parts(config)
+        for part in (shard, profiles, encoder):
+            await asyncio.to_thread(part.held.refresh)
+        recommender = compose(config, [shard], profiles, encoder)
+        await recommender.serving.refresh()
+        if recommender.serving.release is None:
+            raise Unavailable(recommender.serving.not_ready())
+        return recommender
+
+    async def query(self, query: Query) -> Slate:
+        """Return the slate of one query; the errors of `errors.py`, each naming the value and the fix."""
+        stages = Stages()
+        view = self.serving.view(query.release)
+        self._check_filter(query, view)
+        fields = view.pick(self._default_fields(view) if query.fields is None else query.fields)
+        deadline = self._deadline(query.timeout_s)
+        vector, exclude = await self._understand(query, view, deadline, stages)
+        asked = ShardQuery(view.release.name, vector, query.offset + query.k, query.filter or None, exclude)
+        with stages.stage("search"):
+            found = await self.fanout.search(asked, total_rows=view.release.items, deadline=deadline)
+        self._require_coverage(query, found.coverage, found.missing)
+        with stages.stage("rank"):
+            item_ids, scores = rank(found.item_ids, found.scores, offset=query.offset, k=query.k)
+        with stages.stage("fetch"):
+            columns, unread = await self._columns(view, item_ids, deadline)
+        return Slate(
+            items=tuple(
+                {"item_id": item_id, "score": score} | _pick(columns.get(item_id, {}), fields)
+                for item_id, score in zip(item_ids, scores, strict=True)
+            ),
+            exact=found.exact,
+            coverage=found.coverage,
+            missing=tuple(dict.fromkeys(found.missing + unread)),
+            release=view.release.name,
+            timings=stages.total(),
+            request_id=query.request_id,
+            fallback="popular" if vector is None else None,
+        )
+
+    async def query_batch(self, queries: Sequence[Query]) -> list[Slate | Exception]:
+        """Return each query's slate or error, in its place; they share the messages to the shards."""
+        answers = await asyncio.gather(*map(self.query, queries), return_exceptions=True)
+        return [answer if isinstance(answer, Slate) else _ordinary(answer) for answer in answers]
+
+    async def item(self, item_id: str, *, vector: bool = False) -> Columns:
+        """Return all fields of one item of the served release, with its vector if wanted; NotFound."""
+        view = self.serving.view()
+        row = (await self._rows(view, [item_id], self._deadline(None)))[item_id]
+        stored = {} if row.vector is None or not vector else {"vector": row.vector.tolist()}
+        return row.columns | stored
+
+    async def user(self, user_id: str) -> UserView:
+        """Return what is remembered of a user in the served release; NotFound."""
+        view, deadline = self.serving.view(), self._deadline(None)
+        query = ProfileQuery(view.release.name, user_id, self.config.limits.max_history)
+        profile = await self._profiles.submit(query, deadline)
+        if profile is None:
+            raise NotFound(f"user {user_id!r} has no events in release {view.release.name}")
+        columns, _ = await self._columns(view, [event.item_id for event in profile.history], deadline)
+        history = tuple(
+            {"title": columns.get(event.item_id, {}).get("title")} | dataclasses.asdict(event)
+            for event in profile.history
+        )
+        return UserView(user_id, profile.events, history, profile.vector, view.release.name)
+
+    async def status(self) -> Status:
+        """Return what is served, and whether every part holds the channel's release."""
+        serving = self.serving
+        view = serving.view() if serving.release else None
+        return Status(
+            ready=not serving.not_ready(),
+            reason=serving.not_ready(),
+            channel=self.config.channel,
+            release=view.release if view else None,
+            space=_space_columns(view.space) if view else {},
+            topology=self.config.topology,
+            coverage=serving.coverage(),
+            shards=serving.shard_status,
+            parts=serving.part_status,
+        )
+
+    async def _understand(
+        self, query: Query, view: View, deadline: float, stages: "Stages"
+    ) -> tuple[Vector | None, tuple[str, ...]]:
+        """Return the query vector (None: rank by popularity) and the item ids that must not be in the answer."""
+        item_ids, users, texts = (
+            sorted({value for example in query.examples if (value := getattr(example, source)) is not None})
+            for source in ("item_id", "user_id", "text")
+        )
+        with stages.stage("understand"):
+            rows, profiles, embeddings = await asyncio.gather(
+                self._rows(view, item_ids, deadline),
+                self._known_users(view, users, deadline),
+                self._embeddings(view, texts, deadline),
+            )
+        vector = weighted_sum(query.examples, view.space, rows, profiles, embeddings)
+        exclude = {*query.exclude, *item_ids}
+        if query.exclude_seen:
+            exclude.update(item_id for profile in profiles.values() if profile for item_id in profile.seen)
+        return vector, tuple(sorted(exclude))
+
+    async def _rows(self, view: View, item_ids: Sequence[str], deadline: float) -> dict[str, ItemRow]:
+        """Return the rows of items with their vectors; NotFound where one does not exist."""
+        rows, missing = await self.fanout.fetch(view.release.name, item_ids, deadline=deadline, vectors=True)
+        for item_id in item_ids:
+            if item_id not in rows and missing:
+                raise Unavailable(f"item {item_id!r} cannot be read while {', '.join(missing)} is out")
+            if item_id not in rows:
+                raise NotFound(f"item {item_id!r} is not in release {view.release.name}")
+        return rows
+
+    async def _known_users(self, view: View, users: Sequence[str], deadline: float) -> dict[str, Profile | None]:
+        asked = (self._profiles.submit(ProfileQuery(view.release.name, user), deadline) for user in users)
+        return dict(zip(users, await asyncio.gather(*asked), strict=True))
+
+    async def _embeddings(self, view: View, texts: Sequence[str], deadline: float) -> dict[str, Vector]:
+        asked = (self._encoder.submit((view.release.name, text), deadline) for text in texts)
+        return dict(zip(texts, await asyncio.gather(*asked), strict=True))
+
+    async def _columns(
+        self, view: View, item_ids: Iterable[str], deadline: float
+    ) -> tuple[dict[str, Columns], tuple[str, ...]]:
+        """Return the columns of items, from the cache or their shards, and the shards that did not answer."""
+        wanted = list(dict.fromkeys(item_ids))
+        columns = {item_id: view.items[item_id] for item_id in wanted if item_id in view.items}
+        unknown = [item_id for item_id in wanted if item_id not in columns]
+        rows, missing = await self.fanout.fetch(view.release.name, unknown, deadline=deadline)
+        read = {item_id: row.columns for item_id, row in rows.items()}
+        view.items.update(read)
+        return columns | read, missing
+
+    def _check_filter(self, query: Query, view: View) -> None:
+        limits = self.config.limits
+        if query.filter:
+            check_filter(
+                query.filter, view.schema, max_depth=limits.max_filter_depth, max_terms=limits.max_filter_terms
+            )
+
+    def _default_fields(self, view: View) -> tuple[str, ...]:
+        return tuple(name for name in self.config.fields if name in view.schema.names)
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        limits = self.config.limits
+        return asyncio.get_running_loop().time() + min(timeout_s or limits.timeout_s, limits.max_timeout_s)
+
+    def _require_coverage(self, query: Query, coverage: float, missing: Sequence[str]) -> None:
+        least = self.config.min_coverage if query.min_coverage is None else query.min_coverage
+        if coverage < least:
+            without = ", ".join(missing) or "no shard"
+            raise Unavailable(f"only {coverage:.3f} of the catalog answered, without {without}; wanted: {least}")
+
+
+class Stages:
+    """The wall time of each stage of one request, in milliseconds."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._timings: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what happens inside, under `<name>_ms`."""
+        began = time.perf_counter()
+        yield
+        self._timings[f"{name}_ms"] = round((time.perf_counter() - began) * 1000, 3)
+
+    def total(self) -> dict[str, float]:
+        """Return all timings, with `total_ms`."""
+        return self._timings | {"total_ms": round((time.perf_counter() - self._began) * 1000, 3)}
+
+
+def compose(
+    config: AppConfig, shards: Sequence[ShardPort], profiles: ProfilesPort, encoder: EncoderPort
+) -> Recommender:
+    """Return a recommender of these parts, wherever they run; it serves nothing before `serving.refresh()`."""
+    serving = Serving(open_views(config), shards, (profiles, encoder))
+    return Recommender(config, serving, Fanout(shards, config.batch), profiles, encoder)
+
+
+def _pick(columns: Columns, fields: Sequence[str]) -> Columns:
+    return {name: columns.get(name) for name in fields}
+
+
+def _ordinary(error: BaseException) -> Exception:
+    if isinstance(error, Exception):
+        return error
+    raise error
+
+
+def _space_columns(space: Space) -> Columns:
+    return {"name": space.name, "kind": space.kind, "model": space.model, "dims": space.dims}

@@ -1,0 +1,128 @@
+"""What is served: the channel and every part's status in, the release to answer from out."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+from cachetools import LRUCache
+
+from semrec_ray.config import AppConfig
+from semrec_ray.errors import InvalidRequest, NotFound, SemrecError, Unavailable
+from semrec_ray.store.follower import Follower
+from semrec_ray.store.items import INTERNAL, ITEMS_TABLE
+from semrec_ray.store.tables import Store
+from semrec_ray.store.vectors import read_space
+from semrec_ray.types import Columns, PartStatus, Release, Space
+
+logger = logging.getLogger(__name__)
+
+ALL_FIELDS = ("*",)
+STATUS_TIMEOUT_S = 1.0
+
+
+class Part(Protocol):
+    """A shard, the profiles or the encoder, as far as serving a release goes."""
+
+    name: str
+
+    async def status(self) -> PartStatus:
+        """Return what the part holds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a router itself needs to know of a release."""
+
+    release: Release
+    space: Space
+    schema: pa.Schema  # of the items table, without what is nobody's field
+    items: LRUCache[str, Columns]  # columns of items that were answered lately
+
+    def pick(self, fields: Sequence[str]) -> tuple[str, ...]:
+        """Return the fields to answer with, `*` spelt out; InvalidRequest names those there are."""
+        known = [name for name in self.schema.names if name != "item_id"]
+        if tuple(fields) == ALL_FIELDS:
+            return tuple(known)
+        for name in fields:
+            if name not in self.schema.names:
+                raise InvalidRequest(f"field {name!r} does not exist: the fields are {', '.join(known)}")
+        return tuple(name for name in fields if name != "item_id")
+
+
+def open_views(config: AppConfig) -> Follower[View]:
+    """Return the follower of what a router needs to know of each release."""
+    store = Store(config.store)
+
+    def load(release: Release) -> View:
+        schema = store.open(ITEMS_TABLE, release.versions[ITEMS_TABLE]).schema
+        fields = pa.schema([field for field in schema if field.name not in INTERNAL])
+        return View(release, read_space(store, release.space), fields, LRUCache(max(1, config.item_cache)))
+
+    return Follower(store, config.channel, load)
+
+
+class Serving:
+    """Chooses the release that queries are answered from: the newest that every answering part holds."""
+
+    def __init__(self, views: Follower[View], shards: Sequence[Part], others: Sequence[Part]) -> None:
+        self.views, self._shards, self._others = views, shards, others
+        self.release: str | None = None
+        self.shard_status: tuple[PartStatus, ...] = ()
+        self.part_status: tuple[PartStatus, ...] = ()
+
+    async def refresh(self) -> None:
+        """Look at the channel and at every part, then choose; a part that does not answer does not hold it up."""
+        await asyncio.to_thread(self.views.refresh)
+        statuses = await asyncio.gather(*(_status(part) for part in (*self._shards, *self._others)))
+        self.shard_status = tuple(statuses[: len(self._shards)])
+        self.part_status = tuple(statuses[len(self._shards) :])
+        answering = [status for status in statuses if status.device]
+        searching = any(status.device for status in self.shard_status)
+        for release in self.views.releases:
+            if searching and all(release.name in status.releases for status in answering):
+                if release.name != self.release:
+                    logger.info("serving release %s", release.name)
+                self.release = release.name
+                return
+
+    def view(self, release: str | None = None) -> View:
+        """Return what is known of a release, by default the one being served; NotFound, Unavailable."""
+        if release is None and self.release is None:
+            raise Unavailable(f"no release is served yet: {self.not_ready()}")
+        served = [held.name for held in self.views.releases]
+        if release is not None and release not in served:
+            raise NotFound(f"release {release!r} is not served here; served: {', '.join(served) or 'none'}")
+        return self.views.get(release or str(self.release))
+
+    def not_ready(self) -> str:
+        """Return why not every part holds the channel's release; empty when all do."""
+        if self.views.error:
+            return self.views.error
+        if not self.views.releases:
+            return "starting"
+        wanted = self.views.releases[0].name
+        for part in (*self.shard_status, *self.part_status):
+            if wanted not in part.releases:
+                return f"{part.name} does not hold release {wanted}: {part.error or 'loading'}"
+        return "" if self.release == wanted else "starting"
+
+    def coverage(self) -> float:
+        """Return the share of the served release's rows that the answering shards hold."""
+        if self.release is None:
+            return 0.0
+        total = self.view().release.items
+        held = sum(part.rows for part in self.shard_status if self.release in part.releases)
+        return min(1.0, held / total) if total else 0.0
+
+
+async def _status(part: Part) -> PartStatus:
+    try:
+        async with asyncio.timeout(STATUS_TIMEOUT_S):
+            return await part.status()
+    except Exception as error:  # the fan-out's edge: a part that fails holds nothing
+        reason = error.message if isinstance(error, SemrecError) else type(error).__name__
+        return PartStatus(part.name, (), 0, "", f"no answer ({reason})")
