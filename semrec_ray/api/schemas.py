@@ -1,0 +1,162 @@
+"""The JSON bodies of the wire: what comes in is checked here and becomes a `Query`; what goes out is named.
+
+Unknown names are refused, so that a misspelt option is an error and not a silent default.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from semrec_ray.config import LimitsConfig
+from semrec_ray.errors import InvalidRequest
+from semrec_ray.types import Example, Query, Slate
+
+LARGEST = 1e12  # of a vector's values and of weights: no sum of products overflows float32
+
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Id = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class Body(BaseModel):
+    """A JSON object with no unknown names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ExampleBody(Body):
+    """One thing that the answer should be like, or unlike: exactly one of the five sources."""
+
+    item_id: Id | None = None
+    user_id: Id | None = None
+    text: str | None = Field(None, min_length=1)
+    image: str | None = None
+    vector: list[Number] | None = Field(None, min_length=1, max_length=16384)
+    weight: Number = Field(1.0, description="how much it counts; a negative weight pushes away")
+    time: float | None = Field(None, allow_inf_nan=False, description="epoch seconds")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = ("item_id", "user_id", "text", "image", "vector")
+        given = [name for name in sources if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"an example has exactly one of {', '.join(sources)}; this one has {given or 'none'}")
+        return self
+
+
+class QueryBody(Body):
+    """The one verb: examples in, a slate out."""
+
+    examples: list[ExampleBody] = Field(default_factory=list)
+    text: str | None = Field(None, min_length=1, description="short for one example of weight 1")
+    image: str | None = Field(None, description="short for one example of weight 1")
+    vector: list[Number] | None = Field(None, min_length=1, description="short for one example of weight 1")
+    user_id: Id | None = Field(None, description="short for one example of weight 1")
+    k: int = Field(10, ge=1)
+    offset: int = Field(0, ge=0)
+    filter: dict[str, Any] | None = Field(
+        None, examples=[{"year": {"$gte": 1990, "$lt": 2000}, "categories": {"$any": ["Drama"]}}]
+    )
+    exclude: list[Id] = Field(default_factory=list, description="item ids to leave out")
+    exclude_seen: bool = Field(True, description="leave out what the query's users have seen")
+    fields: list[str] | None = Field(None, description='columns to return; ["*"] for all')
+    release: str | None = Field(None, description="a served release; default: the channel's")
+    min_coverage: float | None = Field(None, ge=0, le=1, description="below it the answer is a 503")
+    timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    diversity: Literal[0] | None = Field(None, description="not available yet")
+    rules: list[Any] = Field(default_factory=list, max_length=0, description="not available yet")
+    explain: Literal[False] = Field(False, description="not available yet")
+    min_seq: Literal[0] = Field(0, description="not available yet")
+
+    def to_query(self, limits: LimitsConfig, request_id: str) -> Query:
+        """Return the query in the words of `types`; InvalidRequest where it is over a limit."""
+        examples = [Example(**example.model_dump()) for example in self.examples]
+        for source in ("text", "image", "vector", "user_id"):
+            if getattr(self, source) is not None:
+                examples.append(Example(**{source: getattr(self, source)}))
+        _at_most("k", self.k, limits.max_k)
+        _at_most("offset", self.offset, limits.max_offset)
+        _at_most("the number of examples", len(examples), limits.max_examples)
+        _at_most("the number of excluded items", len(self.exclude), limits.max_exclude)
+        for example in examples:
+            _at_most("the length of a text", len(example.text or ""), limits.max_text_chars)
+        _at_most("timeout_s", self.timeout_s or 0, limits.max_timeout_s)
+        return Query(
+            examples=tuple(examples),
+            k=self.k,
+            offset=self.offset,
+            filter=self.filter,
+            exclude=tuple(self.exclude),
+            exclude_seen=self.exclude_seen,
+            fields=None if self.fields is None else tuple(self.fields),
+            release=self.release,
+            min_coverage=self.min_coverage,
+            timeout_s=self.timeout_s,
+            request_id=request_id,
+        )
+
+
+class BatchBody(Body):
+    """Several queries that share one fan-out."""
+
+    queries: list[QueryBody] = Field(min_length=1)
+
+
+class ErrorBody(BaseModel):
+    """What is wrong, in words that name the value and the fix."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer that is not 200."""
+
+    error: ErrorBody
+
+
+class SlateItem(BaseModel):
+    """One recommended item; the wanted fields stand beside these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    item_id: str
+    score: float
+
+
+class SlateAnswer(BaseModel):
+    """An ordered answer, best first."""
+
+    items: list[SlateItem]
+    exact: bool = Field(description="the items are provably the best of the rows that answered")
+    coverage: float = Field(description="fraction of the catalog's rows that answered in time")
+    missing: list[str] = Field(description="shards that did not answer")
+    release: str
+    timings: dict[str, float] = Field(description="milliseconds per stage")
+    request_id: str
+    fallback: Literal["popular"] | None = Field(None, description="there was nothing known to rank by")
+
+
+class BatchAnswer(BaseModel):
+    """Each query's answer or error, in its place."""
+
+    results: list[SlateAnswer | ErrorAnswer]
+
+
+def slate_json(slate: Slate) -> dict[str, Any]:
+    """Return a slate as it goes over the wire."""
+    answer: dict[str, Any] = {
+        "items": slate.items,
+        "exact": slate.exact,
+        "coverage": slate.coverage,
+        "missing": slate.missing,
+        "release": slate.release,
+        "timings": slate.timings,
+        "request_id": slate.request_id,
+    }
+    return answer if slate.fallback is None else answer | {"fallback": slate.fallback}
+
+
+def _at_most(what: str, value: float, limit: float) -> None:
+    if value > limit:
+        raise InvalidRequest(f"{what} is {value}, at most {limit} is allowed")

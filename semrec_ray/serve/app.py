@@ -1,0 +1,57 @@
+"""An AppConfig in, a Serve application out: `import_path: semrec_ray.serve.app:build`."""
+
+# No `from __future__ import annotations` here: Serve reads the annotation of `build` to make the AppConfig.
+
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+
+from semrec_ray.api.http import create_app
+from semrec_ray.config import AppConfig
+from semrec_ray.serve.encoder import EncoderReplica
+from semrec_ray.serve.profiles import ProfilesReplica
+from semrec_ray.serve.router import Router, this_router
+from semrec_ray.serve.shard import ShardReplica
+
+ROUTER_CALLS = 512  # requests a router works on at once; beyond, up to twice as many wait, then 429
+PART_CALLS = 64  # messages; the batchers of the routers keep it far below
+
+
+def build(args: AppConfig) -> serve.Application:
+    """Return the application: router, encoder, profiles, shard-0 … shard-(N-1); inline: the router alone."""
+    config = args.resolved()
+
+    def http() -> FastAPI:
+        return create_app(this_router, config.limits)
+
+    ingress = serve.ingress(http)(Router)
+    router = serve.deployment(
+        ingress,
+        name="router",
+        num_replicas=config.routers,
+        max_ongoing_requests=ROUTER_CALLS,
+        max_queued_requests=2 * ROUTER_CALLS,
+        ray_actor_options=_resources(config, gpus=config.num_gpus if config.topology == "inline" else 0),
+    )
+    if config.topology == "inline":
+        return router.bind(config, [], None, None)
+    shards = [
+        _part(ShardReplica, f"shard-{i}", config, gpus=config.num_gpus).bind(config, i) for i in range(config.shards)
+    ]
+    profiles = _part(ProfilesReplica, "profiles", config).bind(config)
+    encoder = _part(EncoderReplica, "encoder", config).bind(config)
+    return router.bind(config, shards, profiles, encoder)
+
+
+def _part(replica: type, name: str, config: AppConfig, gpus: float = 0) -> Any:  # noqa: ANN401 (a Deployment)
+    return serve.deployment(
+        replica,
+        name=name,
+        max_ongoing_requests=PART_CALLS,
+        ray_actor_options=_resources(config, gpus),
+    )
+
+
+def _resources(config: AppConfig, gpus: float) -> dict[str, float]:
+    return {"num_cpus": config.num_cpus, "num_gpus": gpus}

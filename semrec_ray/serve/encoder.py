@@ -1,0 +1,26 @@
+"""The text model in a Serve replica: texts in, unit vectors out."""
+
+from collections.abc import Sequence
+
+from semrec_ray.config import AppConfig
+from semrec_ray.parts import open_text_encoders
+from semrec_ray.serve.following import Following
+from semrec_ray.telemetry import configure_logging
+from semrec_ray.types import PartStatus, Vector
+
+
+class EncoderReplica(Following):
+    """Holds the model of each release."""
+
+    def __init__(self, config: AppConfig) -> None:
+        configure_logging(config.log_level)
+        self._encoder = open_text_encoders(config)
+        self._start(self._encoder.held, config.poll_s)
+
+    async def encode(self, requests: list[tuple[str, str]]) -> Sequence[Vector | Exception]:
+        """Return for each (release, text) the embedding by the release's model, or an error."""
+        return await self._encoder.encode(requests)
+
+    async def status(self) -> PartStatus:
+        """Return what it holds."""
+        return await self._encoder.status()

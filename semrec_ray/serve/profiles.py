@@ -1,0 +1,26 @@
+"""The users of the catalog in a Serve replica: user ids in, profiles out."""
+
+from collections.abc import Sequence
+
+from semrec_ray.config import AppConfig
+from semrec_ray.parts import open_profiles
+from semrec_ray.serve.following import Following
+from semrec_ray.telemetry import configure_logging
+from semrec_ray.types import PartStatus, Profile, ProfileQuery
+
+
+class ProfilesReplica(Following):
+    """Holds the profiles of all users, release by release."""
+
+    def __init__(self, config: AppConfig) -> None:
+        configure_logging(config.log_level)
+        self._profiles = open_profiles(config)
+        self._start(self._profiles.held, config.poll_s)
+
+    async def lookup(self, queries: list[ProfileQuery]) -> Sequence[Profile | Exception | None]:
+        """Return each query's profile, None where the user is unknown, or an error, in its place."""
+        return await self._profiles.lookup(queries)
+
+    async def status(self) -> PartStatus:
+        """Return what they hold."""
+        return await self._profiles.status()

@@ -1,0 +1,68 @@
+"""The router in a Serve replica: HTTP in; a recommender whose parts are handles, or all in this process."""
+
+import asyncio
+from typing import Any
+
+from ray import serve
+
+from semrec_ray.config import AppConfig
+from semrec_ray.parts import open_local_parts
+from semrec_ray.recommender import Recommender, compose
+from semrec_ray.serve.following import Following
+from semrec_ray.telemetry import configure_logging
+
+
+class HandlePort:
+    """A deployment behind the protocol of its part: every method is a call of the replica's same-named one."""
+
+    def __init__(self, name: str, handle: Any) -> None:  # noqa: ANN401 (a DeploymentHandle)
+        self.name = name
+        # gRPC instead of actor calls: about 2.4 times lower latency for these small messages. The option is
+        # documented in spite of its underscore (advanced-guides/interdeployment-grpc).
+        self._handle = handle.options(
+            _by_reference=False, request_serialization="pickle", response_serialization="pickle"
+        )
+
+    async def search(self, queries: Any) -> Any:  # noqa: ANN401, D102
+        return await self._handle.search.remote(queries)
+
+    async def fetch(self, queries: Any) -> Any:  # noqa: ANN401, D102
+        return await self._handle.fetch.remote(queries)
+
+    async def lookup(self, queries: Any) -> Any:  # noqa: ANN401, D102
+        return await self._handle.lookup.remote(queries)
+
+    async def encode(self, requests: Any) -> Any:  # noqa: ANN401, D102
+        return await self._handle.encode.remote(requests)
+
+    async def status(self) -> Any:  # noqa: ANN401, D102
+        return await self._handle.status.remote()
+
+
+class Router(Following):
+    """One replica of the ingress; `shards` empty means the inline topology."""
+
+    def __init__(self, config: AppConfig, shards: list[Any], profiles: Any, encoder: Any) -> None:  # noqa: ANN401
+        configure_logging(config.log_level)
+        loop = asyncio.get_running_loop()
+        self._follows: list[asyncio.Task[None]] = []
+        if config.topology == "inline":
+            shard, profiles, encoder = open_local_parts(config)
+            self._follows = [loop.create_task(part.held.follow(config.poll_s)) for part in (shard, profiles, encoder)]
+            self.service = compose(config, [shard], profiles, encoder)
+        else:
+            ports = [HandlePort(f"shard-{i}", handle) for i, handle in enumerate(shards)]
+            self.service = compose(config, ports, HandlePort("profiles", profiles), HandlePort("encoder", encoder))
+        self._task = loop.create_task(self._look_around(config.poll_s))
+
+    async def _look_around(self, poll_s: float) -> None:
+        serving = self.service.serving
+        while True:
+            await serving.refresh()
+            await asyncio.sleep(poll_s if serving.release else min(poll_s, 0.2))
+
+
+def this_router() -> Recommender:
+    """Return the recommender of the router replica that this code runs in."""
+    service: Recommender = serve.get_replica_context().servable_object.service
+    return service
