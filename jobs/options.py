@@ -1,0 +1,42 @@
+"""The options that jobs share, and how they end: one JSON line, or one line that says what to do."""
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from semrec_ray.config import resolve_store
+from semrec_ray.errors import SemrecError
+from semrec_ray.store import Store
+from semrec_ray.telemetry import configure_logging
+
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="store URI [default: $SEMREC_STORE, else .semrec/store]")
+]
+
+
+def open_store(uri: str | None) -> Store:
+    """Return the store that a job's --store option means; ConfigError inside a job for a relative one."""
+    return Store(resolve_store(uri))
+
+
+def progress(line: str) -> None:
+    """Print one line of progress at once."""
+    print(line, flush=True)
+
+
+def run(job: Callable[..., dict[str, Any]]) -> None:
+    """Run a job from its command line; a SemrecError becomes one line on stderr and exit status 1."""
+    configure_logging()
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(job)
+    try:
+        report = app(standalone_mode=False)
+    except SemrecError as error:
+        sys.exit(f"error: {error.message}")
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    if isinstance(report, dict):
+        print(orjson.dumps(report).decode(), flush=True)

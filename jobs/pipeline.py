@@ -1,0 +1,38 @@
+"""Import, embed and publish in one job: python -m jobs.pipeline --source demo."""
+
+from typing import Annotated, Any
+
+import typer
+
+from jobs.embed import embed_on_ray
+from jobs.options import StoreOption, open_store, progress, run
+from semrec_ray.config import DEFAULT_MODEL, DEMO_MODEL
+from semrec_ray.pipeline import embed, import_data, publish, report_json
+
+
+def main(
+    source: Annotated[str, typer.Option(help="demo | demo-large | files")] = "demo",
+    items: Annotated[list[str] | None, typer.Option(help="item files (Parquet, CSV, JSONL), for files")] = None,
+    events: Annotated[list[str] | None, typer.Option(help="event files, for files")] = None,
+    model: Annotated[str | None, typer.Option(help="hub name, folder, or package:NAME")] = None,
+    actors: Annotated[int | None, typer.Option(help="[default: one per GPU, else one per CPU]")] = None,
+    channel: Annotated[str, typer.Option(help="the channel to move")] = "live",
+    store: StoreOption = None,
+) -> dict[str, Any]:
+    """Take a catalog from its files to a live release. Given vectors are published as they are."""
+    target = open_store(store)
+    progress(f"1/3 importing {source} into {target.uri}")
+    imported = import_data(target, source, items=items or (), events=events or ())
+    progress(f"    {imported.items:,} items, {imported.events:,} events")
+    report: dict[str, Any] = {"import": report_json(imported)}
+    if not imported.vectors:
+        chosen = model or (DEMO_MODEL if source.startswith("demo") else DEFAULT_MODEL)
+        progress(f"2/3 embedding with {chosen}")
+        report["embed"] = report_json(embed(target, chosen, embed_on_ray(chosen, actors), progress=progress))
+    progress(f"3/3 publishing to {channel}")
+    report["publish"] = report_json(publish(target, channel=channel, progress=progress))
+    return report
+
+
+if __name__ == "__main__":
+    run(main)

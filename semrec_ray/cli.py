@@ -1,0 +1,145 @@
+"""The command `semrec`: the demo, the offline steps for who has only the package, and a look at the service."""
+
+import sys
+from typing import Annotated, Any
+
+import httpx
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from semrec_ray import pipeline
+from semrec_ray.config import DEFAULT_MODEL, resolve_store
+from semrec_ray.demo import Ports, run_demo
+from semrec_ray.errors import NotFound, SemrecError
+from semrec_ray.store import Store
+from semrec_ray.store.releases import channel_history, move_channel, read_channel, read_release, read_releases
+from semrec_ray.telemetry import configure_logging
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A semantic recommender on Ray. Start with `semrec demo`; then import, embed, publish your own catalog.",
+)
+console = Console()
+
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="store URI [default: $SEMREC_STORE, else .semrec/store]")
+]
+ChannelOption = Annotated[str, typer.Option(help="the name that points at the release being served")]
+
+
+def main() -> None:
+    """Run the command line; an error is one line on stderr that says what to do, and exit status 1."""
+    configure_logging("WARNING")
+    try:
+        app()
+    except SemrecError as error:
+        sys.exit(f"error: {error.message}")
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="end after the sample requests")] = False,
+    source: Annotated[str, typer.Option(help="demo (9,066 films) | demo-large (58,788)")] = "demo",
+    http_port: Annotated[int, typer.Option(help="where the app answers")] = 8000,
+    dashboard_port: Annotated[int, typer.Option(help="where Ray's dashboard is, or will be")] = 8265,
+    store: StoreOption = None,
+) -> None:
+    """Start Ray, import real films and ratings, serve them, show sample answers. Ctrl-C ends all of it."""
+    run_demo(resolve_store(store), source=source, once=once, ports=Ports(http_port, dashboard_port))
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="demo | demo-large | files")],
+    items: Annotated[list[str] | None, typer.Option(help="item files (Parquet, CSV, JSONL); repeatable")] = None,
+    events: Annotated[list[str] | None, typer.Option(help="event files; repeatable")] = None,
+    dtype: Annotated[str, typer.Option(help="of given vectors: float16 | float32")] = "float16",
+    replace: Annotated[bool, typer.Option(help="make this the whole catalog, instead of adding to it")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Read items and events into the store. Nothing is served before a publish."""
+    target = Store(resolve_store(store))
+    report = pipeline.import_data(target, source, items=items or (), events=events or (), dtype=dtype, replace=replace)
+    _print(pipeline.report_json(report))
+
+
+@app.command()
+def embed(
+    model: Annotated[str, typer.Option(help="hub name, folder, or package:NAME")] = DEFAULT_MODEL,
+    store: StoreOption = None,
+) -> None:
+    """Embed the items whose text or model changed, in this process (jobs.embed does it on a Ray cluster)."""
+    target = Store(resolve_store(store))
+    _print(pipeline.report_json(pipeline.embed(target, model, pipeline.embed_here(model), progress=_progress)))
+
+
+@app.command()
+def publish(
+    channel: ChannelOption = "live",
+    space: Annotated[str | None, typer.Option(help="[default: the one whose vectors came last]")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Make a release of the store's tables and point a channel at it. What serves it follows by itself."""
+    target = Store(resolve_store(store))
+    report = pipeline.publish(target, channel=channel, space=space, progress=_progress)
+    _print(pipeline.report_json(report))
+
+
+@app.command()
+def releases(store: StoreOption = None, channel: ChannelOption = "live") -> None:
+    """List the releases, the newest first; * marks the one the channel points at."""
+    target = Store(resolve_store(store))
+    pointed = read_channel(target, channel)
+    table = Table("", "release", "items", "users", "events", "space", "created")
+    for release in read_releases(target):
+        mark = "*" if pointed and pointed.release == release.name else ""
+        counts = (release.items, release.metrics["users"], release.metrics["events"])
+        table.add_row(mark, release.name, *(f"{count:,}" for count in counts), release.space, release.created)
+    console.print(table)
+
+
+@app.command()
+def rollback(
+    to: Annotated[str | None, typer.Option(help="a release [default: the channel's one before]")] = None,
+    channel: ChannelOption = "live",
+    store: StoreOption = None,
+) -> None:
+    """Point a channel back at an earlier release."""
+    target = Store(resolve_store(store))
+    history = channel_history(target, channel)
+    earlier = [move.release for move in history if move.release != history[0].release]
+    if to is None and not earlier:
+        raise NotFound(f"channel {channel!r} has no earlier release to go back to")
+    release = read_release(target, to or earlier[0])
+    move_channel(target, channel, release.name, expected=history[0] if history else None)
+    console.print(f"channel {channel} points at {release.name}")
+
+
+@app.command()
+def status(url: Annotated[str, typer.Option(help="the served app")] = "http://127.0.0.1:8000") -> None:
+    """Show what a served app holds: release, shards, coverage; exit status 1 when it is not ready."""
+    try:
+        answer = httpx.get(f"{url}/v1/status", timeout=10).raise_for_status().json()
+    except httpx.HTTPError as error:
+        sys.exit(f"error: {url} does not answer ({error}): is the app served? (`serve run …`, `make demo`)")
+    word = "[green]ready[/green]" if answer["ready"] else f"[red]not ready[/red]: {answer['reason']}"
+    console.print(f"{word}   release {answer['release']}   coverage {answer['coverage']:.2f}")
+    table = Table("part", "rows", "device", "releases", "error")
+    for part in answer["shards"] + answer["parts"]:
+        rows, held = f"{part['rows']:,}", ", ".join(part["releases"])
+        table.add_row(part["name"], rows, part["device"], held, part["error"] or "")
+    console.print(table)
+    if not answer["ready"]:
+        raise typer.Exit(1)
+
+
+def _progress(line: str) -> None:
+    console.print(f"[dim]{line}[/dim]", highlight=False)
+
+
+def _print(report: dict[str, Any]) -> None:
+    typer.echo(orjson.dumps(report).decode())
