@@ -1,0 +1,26 @@
+"""The name of a source in, its checked tables out; a new source is one more case here and a module beside."""
+
+from collections.abc import Sequence
+
+from semrec_ray.data.demo import demo, demo_large
+from semrec_ray.data.tables import Imported
+from semrec_ray.data.tabular import read_files
+from semrec_ray.errors import InvalidRequest
+
+SOURCES = ("demo", "demo-large", "files")
+
+
+def read_source(source: str, *, items: Sequence[str] = (), events: Sequence[str] = ()) -> Imported:
+    """Return the import that a source stands for; only `files` takes files, and it needs items."""
+    if source == "files":
+        if not items:
+            raise InvalidRequest("the source 'files' needs at least one item file: give it with --items")
+        return read_files(items, events)
+    if items or events:
+        raise InvalidRequest(f"the source {source!r} takes no files: give --source files, or leave the files out")
+    match source:
+        case "demo":
+            return demo()
+        case "demo-large":
+            return demo_large()
+    raise InvalidRequest(f"there is no source {source!r}: give one of {', '.join(SOURCES)}")

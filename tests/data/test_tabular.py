@@ -1,0 +1,174 @@
+import csv
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semrec_ray.data import EVENTS, ITEMS, event_id
+from semrec_ray.data.tabular import read_files
+from semrec_ray.errors import BadInput
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that writes rows as JSON lines, or text as it is, and returns the path."""
+
+    def to_file(name, content):
+        text = content if isinstance(content, str) else "".join(orjson.dumps(row).decode() + "\n" for row in content)
+        (tmp_path / name).write_text(text, newline="")
+        return str(tmp_path / name)
+
+    return to_file
+
+
+def test_a_catalog_without_events_is_an_import(write):
+    bought = read_files([write("i.csv", "item_id,title\n1,A\n")], [])
+    assert bought.items.to_pylist()[0]["title"] == "A"
+    assert bought.events.schema == EVENTS
+    assert (bought.events.num_rows, bought.vectors, bought.notes, bought.unknown_item_events) == (0, None, (), 0)
+
+
+def test_several_files_of_different_forms_are_one_catalog_in_their_order(write, tmp_path):
+    first = write("1.csv", "item_id,title,n,code,empty\n007,A,1,,\n")
+    second = write("2.jsonl", [{"item_id": 3, "title": "B", "n": 2.5, "code": "x", "empty": None, "vector": [1, 2]}])
+    pa.parquet.write_table(pa.table({"item_id": ["2"], "title": ["C"], "code": ["y"]}), tmp_path / "3.pq")
+    bought = read_files([first, second, str(tmp_path / "3.pq")], [])
+    extras = [("n", pa.float64()), ("code", pa.string()), ("empty", pa.string())]
+    assert bought.items.schema.equals(pa.schema([*ITEMS, *extras]))
+    assert bought.items.select(["item_id", "n", "code", "empty"]).to_pylist() == [
+        {"item_id": "007", "n": 1.0, "code": None, "empty": None},
+        {"item_id": "3", "n": 2.5, "code": "x", "empty": None},
+        {"item_id": "2", "n": None, "code": "y", "empty": None},
+    ]
+    assert bought.vectors.to_pylist() == [{"item_id": "3", "vector": [1.0, 2.0]}]
+
+
+def test_a_column_that_is_empty_in_one_file_takes_the_type_of_the_other(write, tmp_path):
+    empty = pa.table({"item_id": ["1"], "title": ["A"], "since": pa.nulls(1, pa.bool_())})
+    pa.parquet.write_table(empty, tmp_path / "1.pq")
+    files = [str(tmp_path / "1.pq"), write("2.csv", "item_id,title,since\n2,B,2020-01-02\n")]
+    assert read_files(files, []).items["since"].to_pylist() == [None, datetime(2020, 1, 2, tzinfo=UTC)]
+
+
+def test_a_column_of_two_types_names_both_files(write):
+    files = [write("1.csv", "item_id,title,n\n1,A,5\n"), write("2.csv", "item_id,title,n\n2,B,x\n")]
+    with pytest.raises(BadInput) as caught:
+        read_files(files, [])
+    assert caught.value.origin == files[1]
+    assert caught.value.problem == f"column 'n' is string here and int64 in {files[0]}"
+
+
+def test_a_duplicate_across_files_names_both_places(write):
+    files = [
+        write("1.csv", "item_id,title\na,A\nb,B\n"),
+        write("2.csv", "item_id,title\nc,C\n"),
+        write("3.csv", "item_id,title\nd,D\ne,E\nb,B\n"),
+    ]
+    with pytest.raises(BadInput) as caught:
+        read_files(files, [])
+    assert (caught.value.origin, caught.value.row) == (files[2], 3)
+    assert caught.value.problem == f"item_id 'b' is also in {files[0]}, row 2"
+
+
+def test_vectors_of_two_lengths_in_two_files_are_refused(write):
+    files = [write(f"{n}.jsonl", [{"item_id": n, "title": "A", "vector": [1.0] * n}]) for n in (2, 3)]
+    with pytest.raises(BadInput, match=r"3\.jsonl: its vectors have 3 numbers, those of .*2\.jsonl have 2"):
+        read_files(files, [])
+
+
+def test_no_item_file_is_refused():
+    with pytest.raises(BadInput, match="no file is given"):
+        read_files([], [])
+
+
+def test_events_of_several_files_count_once_and_what_is_left_out_is_noted(write):
+    items = write("i.csv", "item_id,title\n1,A\n2,B\n")
+    first = write("e1.csv", "user_id,item_id,time,rating,device\nu,1,10,4,tv\nu,3,10,4,tv\n")
+    second = write("e2.jsonl", [{"user_id": "u", "item_id": 1, "time": 10.0}, {"user_id": "v", "item_id": 2}])
+    bought = read_files([items], [first, second])
+    assert bought.events["event_id"].to_pylist() == [event_id("u", "1", 10, None), event_id("v", "2", None, None)]
+    assert bought.events["rating"].to_pylist() == [4.0, None]
+    assert bought.unknown_item_events == 1
+    assert bought.notes == (
+        f"{first}: not kept, because no event has them: 'device'",
+        "events that repeat the event_id of an earlier row, counted once: 1",
+        "events of items that are not in the catalog, left out: 1",
+    )
+
+
+def test_a_csv_file_may_hold_vectors_and_lists(write):
+    path = write("i.csv", 'item_id,title,categories,vector\n1,A,x|y,"[1, 2.5]"\n')
+    bought = read_files([path], [])
+    assert bought.items["categories"].to_pylist() == [["x", "y"]]
+    assert bought.vectors["vector"].to_pylist() == [[1, 2.5]]
+
+
+def test_an_error_in_a_file_names_the_file_and_its_own_row(write):
+    files = [write("1.csv", "item_id,title\na,A\n"), write("2.csv", "item_id,title,year\nb,B,1\nc,C,soon\n")]
+    with pytest.raises(BadInput) as caught:
+        read_files(files, [])
+    assert (caught.value.origin, caught.value.row) == (files[1], 2)
+    assert caught.value.problem == "year 'soon' is not a number"
+
+
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=10)
+LABEL = TEXT.map(lambda label: label.strip().replace("|", "")).filter(lambda label: label.strip() == label != "")
+ITEM = st.fixed_dictionaries(
+    {
+        "item_id": TEXT,
+        "title": TEXT,
+        "text": st.none() | TEXT,
+        "categories": st.none() | st.lists(LABEL, min_size=1, max_size=3),
+        "year": st.none() | st.integers(-(2**31), 2**31 - 1),
+        "popularity": st.none() | st.floats(width=32, allow_nan=False, allow_infinity=False),
+        "stock": st.integers(-(2**63), 2**63 - 1),
+        "price": st.floats(allow_nan=False, allow_infinity=False),
+        "sold": st.booleans(),
+        "note": TEXT.map(lambda note: f"note {note}"),
+        "vector": st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=2),
+    }
+)
+CATALOG = st.lists(ITEM, min_size=1, max_size=5, unique_by=lambda item: item["item_id"])
+
+
+def cell(value):
+    """Return a value as a CSV cell would hold it; None and "" are both empty."""
+    if isinstance(value, list):
+        strings = all(isinstance(part, str) for part in value)
+        return "|".join(value) if strings else orjson.dumps(value).decode()
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def write_in_every_form(catalog, folder):
+    pa.parquet.write_table(pa.Table.from_pylist(catalog), folder / "i.parquet")
+    (folder / "i.jsonl").write_bytes(b"\n".join(map(orjson.dumps, catalog)))
+    with (folder / "i.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(catalog[0])
+        writer.writerows([cell(item[name]) for name in catalog[0]] for item in catalog)
+
+
+@settings(max_examples=60, deadline=None)
+@given(CATALOG)
+def test_a_catalog_reads_back_the_same_from_parquet_csv_and_json_lines(catalog):
+    with tempfile.TemporaryDirectory() as folder:
+        write_in_every_form(catalog, Path(folder))
+        read = {form: read_files([f"{folder}/i.{form}"], []) for form in ("parquet", "csv", "jsonl")}
+    for bought in read.values():
+        assert bought.items.select([name for name in catalog[0] if name != "vector"]).to_pylist() == [
+            {name: value for name, value in item.items() if name != "vector"} for item in catalog
+        ]
+        assert bought.vectors["vector"].to_pylist() == [item["vector"] for item in catalog]
+        assert bought.items.schema == read["parquet"].items.schema
+
+
+@pytest.mark.parametrize(("form", "text"), [("csv", None), ("jsonl", ""), ("parquet", "")])
+def test_only_csv_cannot_tell_an_empty_text_from_none(tmp_path, form, text):
+    write_in_every_form([{"item_id": "1", "title": "A", "text": ""}], tmp_path)
+    assert read_files([str(tmp_path / f"i.{form}")], []).items["text"].to_pylist() == [text]
