@@ -71,6 +71,7 @@ class Store:
 
     def replace(self, name: str, rows: pa.Table) -> int:
         """Make these the table's rows, whatever it held; returns the new version."""
+        self.create(name, rows.schema)
         dataset = lance.write_dataset(rows, self.table_uri(name), schema=rows.schema, mode="overwrite")
         return int(dataset.version)
 

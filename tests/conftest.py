@@ -1,0 +1,76 @@
+"""Small catalogs with given vectors for most tests; one real cluster for those that need Ray (see serve/)."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from semrec_ray.config import AppConfig
+from semrec_ray.data.tables import Imported, checked_events, checked_items
+from semrec_ray.pipeline import GIVEN, publish
+from semrec_ray.store import Store
+from semrec_ray.store.events import write_events
+from semrec_ray.store.items import write_items
+from semrec_ray.store.vectors import put_space, write_vectors
+from semrec_ray.types import Space
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def catalog(rng: np.random.Generator, n: int = 60, dims: int = 8) -> pa.Table:
+    """Items i000 …, every third one a Drama, with unit vectors that came with them."""
+    vectors = rng.normal(size=(n, dims)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return pa.table(
+        {
+            "item_id": [f"i{i:03d}" for i in range(n)],
+            "title": [f"Title {i}" for i in range(n)],
+            "year": [1980 + i % 40 for i in range(n)],
+            "categories": [["Drama"] if i % 3 == 0 else ["Comedy", "Short"] for i in range(n)],
+            "vector": vectors.tolist(),
+        }
+    )
+
+
+def ratings(rows: list[tuple[str, str, float, int]]) -> pa.Table:
+    """Events from (user, item, rating, epoch second)."""
+    users, items, stars, times = zip(*rows, strict=True)
+    return pa.table({"user_id": users, "item_id": items, "rating": stars, "time": times})
+
+
+def fill(store: Store, items: pa.Table, events: pa.Table | None = None) -> Imported:
+    """Write checked tables as an import does."""
+    checked, vectors = checked_items(items, "items")
+    write_items(store, checked)
+    if vectors is not None:
+        write_vectors(store, GIVEN, vectors)
+        dims = vectors["vector"].type.list_size
+        put_space(store, Space(GIVEN, "given", None, dims, np.zeros(dims, np.float32)))
+    if events is not None:
+        checked_event_rows, _ = checked_events(events, "events", checked["item_id"].combine_chunks())
+        write_events(store, checked_event_rows)
+    return checked
+
+
+@pytest.fixture
+def live_store(store, rng) -> Store:
+    """Sixty items with given vectors and three users, published."""
+    events = ratings(
+        [("ann", f"i{i:03d}", 1.0 + i % 5, 1000 + i) for i in range(12)]
+        + [("bob", "i000", 5.0, 10), ("bob", "i001", 1.0, 20), ("a/b c", "i002", 4.0, 5)]
+    )
+    fill(store, catalog(rng), events)
+    publish(store)
+    return store
+
+
+@pytest.fixture
+def config(live_store) -> AppConfig:
+    return AppConfig(auth={"mode": "none"}, store=live_store.uri)

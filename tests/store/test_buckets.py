@@ -1,0 +1,34 @@
+import zlib
+
+import numpy as np
+import pytest
+
+from semrec_ray.store.buckets import BUCKETS, bucket_of, buckets_of, buckets_owned, owners
+
+
+def test_an_items_bucket_is_its_crc32_modulo_1024():
+    ids = ["1", "é", "a/b c", ""]
+    assert [bucket_of(item_id) for item_id in ids] == [zlib.crc32(i.encode("utf-8")) % 1024 for i in ids]
+    assert buckets_of(ids).tolist() == [bucket_of(item_id) for item_id in ids]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 5, 7, 20, 100, 1024])
+def test_shards_own_all_buckets_and_equal_numbers_of_them(shards):
+    counts = np.bincount(owners(shards), minlength=shards)
+    assert counts.sum() == BUCKETS
+    assert counts.max() - counts.min() <= 1
+    assert sorted(b for i in range(shards) for b in buckets_owned(i, shards)) == list(range(BUCKETS))
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 6), (2, 3), (6, 4), (10, 20), (7, 8)])
+def test_a_change_of_the_number_of_shards_moves_the_fewest_buckets(before, after):
+    moved = sum(a != b for a, b in zip(owners(before), owners(after), strict=True))
+    least = BUCKETS * (1 - min(before, after) / max(before, after))
+    assert moved <= least + max(before, after)  # shards cannot own parts of buckets
+
+
+def test_a_number_of_shards_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="not 0"):
+        owners(0)
+    with pytest.raises(ValueError, match="not 1025"):
+        owners(1025)
