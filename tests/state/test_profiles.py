@@ -1,0 +1,138 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semrec_ray.config import ProfilesConfig
+from semrec_ray.state.profiles import Profiles, Taste, histories, tastes
+from semrec_ray.types import ProfileQuery
+
+CONFIG = ProfilesConfig(half_life_events=4.0, rating_prior=3.0)
+
+
+def event_table(rows: list[tuple[str, str, float | None, float | None, str | None]]) -> pa.Table:
+    users, items, stars, weights, kinds = zip(*rows, strict=True) if rows else ([], [], [], [], [])
+    return pa.table(
+        {
+            "user_id": pa.array(users, pa.string()),
+            "item_id": pa.array(items, pa.string()),
+            "rating": pa.array(stars, pa.float32()),
+            "weight": pa.array(weights, pa.float32()),
+            "kind": pa.array(kinds, pa.string()),
+            "time": pa.array(range(len(users)), pa.timestamp("us", "UTC")),
+        }
+    )
+
+
+def by_formula(values, vectors, global_mean, config=CONFIG):
+    """u = sum d^(n-i) w_i x_i in float64, as the module's docstring has it; values: (rating | None, weight)."""
+    decay = 2 ** (-1 / config.half_life_events)
+    ratings = [rating for rating, _ in values if rating is not None]
+    known = len(ratings) + config.rating_prior
+    mean = (sum(ratings) + config.rating_prior * global_mean) / known if known else global_mean
+    n = len(values)
+    weights = [
+        decay ** (n - 1 - i) * weight * (1.0 if rating is None else rating - mean)
+        for i, (rating, weight) in enumerate(values)
+    ]
+    return np.asarray(weights) @ np.asarray(vectors, np.float64)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.none() | st.sampled_from([0.5, 2.0, 3.5, 5.0]), st.sampled_from([-1.0, 0.5, 1.0, 2.0])),
+        min_size=1,
+        max_size=40,
+    ),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_users_vector_is_the_decayed_weighted_sum_of_the_formula(values, seed):
+    vectors = np.random.default_rng(seed).normal(size=(len(values), 5)).astype(np.float32)
+    taste = Taste(5, 2 ** (-1 / CONFIG.half_life_events))
+    for (rating, weight), vector in zip(values, vectors, strict=True):
+        taste.add(vector, rating, weight)
+    expected = by_formula(values, vectors, 3.5)
+    found = taste.direction(3.5, CONFIG.rating_prior)
+    if np.linalg.norm(expected) > 1e-2:
+        assert found == pytest.approx(expected / np.linalg.norm(expected), abs=1e-3)
+        assert np.linalg.norm(found) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_adding_one_event_gives_the_bits_of_a_recount(rng):
+    vectors = rng.normal(size=(30, 7)).astype(np.float32)
+    running = Taste(7, 0.9)
+    for i in range(30):
+        running.add(vectors[i], float(i % 5), 1.0)
+        recount = Taste(7, 0.9)
+        for j in range(i + 1):
+            recount.add(vectors[j], float(j % 5), 1.0)
+        assert running.direction(3.0, 2.0).tobytes() == recount.direction(3.0, 2.0).tobytes()
+
+
+def test_a_rating_below_the_users_mean_pushes_away():
+    liked, disliked = np.eye(2, dtype=np.float32)
+    taste = Taste(2, 1.0)
+    taste.add(liked, 5.0, 1.0)
+    taste.add(disliked, 1.0, 1.0)
+    direction = taste.direction(3.5, 5.0)
+    assert direction[0] > 0 > direction[1]
+
+
+def test_a_history_of_average_ratings_says_nothing(rng):
+    taste = Taste(6, 0.97)
+    for vector in rng.normal(size=(20, 6)).astype(np.float32):
+        taste.add(vector, 3.3, 1.0)
+    assert taste.direction(3.3, 5.0) is None
+    assert Taste(6, 0.97).direction(3.3, 5.0) is None
+
+
+def test_events_whose_kind_weighs_nothing_are_no_events():
+    events = event_table(
+        [("u", "a", None, None, "click"), ("u", "b", None, None, "impression"), ("u", "c", None, 2.0, None)]
+    )
+    known = histories(events, CONFIG)
+    assert known.weights.tolist() == [1.0, 0.0, 2.0]
+    (taste,) = tastes(known, ["a", "b", "c"], np.eye(3, dtype=np.float32), CONFIG)
+    decay = np.float32(2 ** (-1 / CONFIG.half_life_events))
+    assert taste.weighted.tolist() == [decay, 0.0, 2.0]  # one event old, none, new
+
+
+def test_configured_kinds_scale_what_an_event_counts():
+    config = ProfilesConfig(event_weights={"purchase": 3.0, "return": -3.0})
+    events = event_table([("u", "a", None, None, "purchase"), ("u", "b", None, 0.5, "return")])
+    assert histories(events, config).weights.tolist() == [3.0, -1.5]
+
+
+@pytest.fixture
+def profiles() -> Profiles:
+    rows = [("u", f"i{i}", 1.0 + i % 5, None, "rating") for i in range(9)] + [("u", "i0", None, None, "impression")]
+    rows += [("u", "i3", 2.0, None, "rating"), ("w", "i1", None, None, None)]
+    known = histories(event_table(rows), CONFIG)
+    users = pa.table({"user_id": ["u", "w"], "events": [11, 1]})
+    return Profiles(users, known, np.array([[0.6, 0.8], [0.0, 0.0]], np.float32))
+
+
+def test_a_profile_names_what_was_seen_and_the_latest_events_newest_first(profiles):
+    profile = profiles.lookup(ProfileQuery("r", "u", history=3))
+    assert profile.seen == tuple(f"i{i}" for i in range(9))  # once each, the impression not counted
+    assert [event.item_id for event in profile.history] == ["i3", "i0", "i8"]
+    assert profile.events == 11
+    assert profile.vector.tolist() == np.array([0.6, 0.8], np.float32).tolist()
+
+
+def test_no_more_history_than_there_is_and_none_unless_asked(profiles):
+    assert len(profiles.lookup(ProfileQuery("r", "u", history=100)).history) == 11
+    assert profiles.lookup(ProfileQuery("r", "u")).history == ()
+
+
+def test_a_user_without_direction_and_an_unknown_user(profiles):
+    assert profiles.lookup(ProfileQuery("r", "w")).vector is None
+    assert profiles.lookup(ProfileQuery("r", "nobody")) is None
+
+
+def test_no_events_at_all_is_no_users():
+    known = histories(event_table([]), CONFIG)
+    assert known.spans == {}
+    assert list(tastes(known, [], np.zeros((0, 2), np.float32), CONFIG)) == []
