@@ -1,5 +1,6 @@
 """Embed the items whose text or model changed, with Ray Data: python -m jobs.embed --model M."""
 
+import logging
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -31,7 +32,8 @@ def embed_on_ray(model: str, actors: int | None) -> Embed:
     """Return a way to embed on the Ray cluster: one actor per GPU, or without GPUs one per CPU."""
 
     def run_on_ray(texts: pa.Table) -> Iterator[pa.Table]:
-        ray.init(ignore_reinit_error=True, log_to_driver=False)
+        ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False  # our own lines say more in a job's log
         gpus = int(ray.cluster_resources().get("GPU", 0))
         size = actors or gpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -44,7 +46,7 @@ def embed_on_ray(model: str, actors: int | None) -> Embed:
             batch_format="pyarrow",
             batch_size=BATCH,
             compute=ray.data.ActorPoolStrategy(size=size),
-            num_cpus=0 if gpus else 0.5,  # whole CPUs would starve the tasks that read (ray#44687)
+            num_cpus=0 if gpus else 0.25,  # whole CPUs would starve the tasks that read (ray#44687)
             num_gpus=1 if gpus else 0,
         )
         yield from found.iter_batches(batch_format="pyarrow", batch_size=BLOCK, prefetch_batches=0)

@@ -39,13 +39,6 @@ class Conflict(SemrecError):
     retry = True
 
 
-class TooLarge(SemrecError):
-    """A body over the configured number of bytes."""
-
-    code = "too_large"
-    status = 413
-
-
 class Overloaded(SemrecError):
     """A full queue: nothing was started, try again after `retry_after_s` seconds."""
 

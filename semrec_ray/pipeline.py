@@ -121,7 +121,7 @@ def _check_vectors(store: Store, read: Imported, dtype: str, *, replace: bool) -
         return
     if dtype == "float16":
         matrix = as_matrix(read.vectors["vector"])
-        beyond = np.flatnonzero(~np.isfinite(matrix.astype(np.float16)).all(axis=1))
+        beyond = np.flatnonzero(np.abs(matrix).max(axis=1) > np.finfo(np.float16).max)
         if len(beyond):
             item_id = read.vectors["item_id"][int(beyond[0])].as_py()
             largest = float(np.abs(matrix[beyond[0]]).max())

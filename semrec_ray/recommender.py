@@ -40,6 +40,8 @@ from semrec_ray.types import (
     Vector,
 )
 
+FETCH_SHARE = 0.2  # of the time left at the search: a shard that hangs must not cost the others' fields
+
 
 class Recommender:
     """Answers queries from shards, profiles and an encoder, wherever they run; lives on one event loop."""
@@ -77,7 +79,9 @@ class Recommender:
         vector, exclude = await self._understand(query, view, deadline, stages)
         asked = ShardQuery(view.release.name, vector, query.offset + query.k, query.filter or None, exclude)
         with stages.stage("search"):
-            found = await self.fanout.search(asked, total_rows=view.release.items, deadline=deadline)
+            found = await self.fanout.search(
+                asked, total_rows=view.release.items, deadline=self._before(deadline, FETCH_SHARE)
+            )
         self._require_coverage(query, found.coverage, found.missing)
         with stages.stage("rank"):
             item_ids, scores = rank(found.item_ids, found.scores, offset=query.offset, k=query.k)
@@ -202,6 +206,11 @@ class Recommender:
     def _deadline(self, timeout_s: float | None) -> float:
         limits = self.config.limits
         return asyncio.get_running_loop().time() + min(timeout_s or limits.timeout_s, limits.max_timeout_s)
+
+    def _before(self, deadline: float, share: float) -> float:
+        """Return the time that leaves this share of what is left before a deadline."""
+        now = asyncio.get_running_loop().time()
+        return deadline - share * max(0.0, deadline - now)
 
     def _require_coverage(self, query: Query, coverage: float, missing: Sequence[str]) -> None:
         least = self.config.min_coverage if query.min_coverage is None else query.min_coverage

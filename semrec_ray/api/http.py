@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from semrec_ray import __version__
 from semrec_ray.api.schemas import BatchAnswer, BatchBody, ErrorAnswer, QueryBody, SlateAnswer, slate_json
 from semrec_ray.config import LimitsConfig
-from semrec_ray.errors import InvalidRequest, Overloaded, SemrecError, TooLarge
+from semrec_ray.errors import InvalidRequest, Overloaded, SemrecError
 from semrec_ray.types import Service, Slate
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def create_app(service: Callable[[], Service], limits: LimitsConfig) -> FastAPI:
     app.add_exception_handler(Exception, _unexpected)
     app.add_exception_handler(SemrecError, _expected)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(BodyLimit, max_body_bytes=limits.max_body_bytes)
     return app
 
@@ -217,9 +217,10 @@ async def _invalid(request: Request, error: Exception) -> Response:
     return json_response(body, request, InvalidRequest.status)
 
 
-async def _no_route(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}; the routes are listed at /docs"
+    hint = "; the routes are listed at /docs" if error.status_code in (404, 405) else ""
+    message = f"{request.method} {request.url.path}: {error.detail}{hint}"
     code = _CODES.get(error.status_code, "http_error")
     body = error_json(code, message, request_id(request))
     return json_response(body, request, error.status_code, error.headers)
@@ -231,7 +232,7 @@ async def _unexpected(request: Request, error: Exception) -> Response:
 
 
 class BodyLimit:
-    """Refuses a request whose body is over the limit with 413, before it is held in memory."""
+    """Refuses a request with 413 as soon as its body is over the limit."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self.app, self.max_body_bytes = app, max_body_bytes
@@ -245,7 +246,8 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_body_bytes:
-                raise TooLarge(f"the body is over {self.max_body_bytes} bytes: send fewer queries at once")
+                # FastAPI lets only this kind of error through from here.
+                raise HTTPException(413, f"the body is over {self.max_body_bytes} bytes: send less at once")
             return message
 
         await self.app(scope, counted if scope["type"] == "http" else receive, send)

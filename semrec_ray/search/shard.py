@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from semrec_ray.errors import InvalidRequest, SemrecError, StoreError
+from semrec_ray.errors import SemrecError, StoreError
 from semrec_ray.search.exact import top_k
 from semrec_ray.search.filters import FilterMasks
 from semrec_ray.store.items import INTERNAL, read_items
@@ -67,8 +67,6 @@ class ShardRows:
         excluded = [self.row_of[item_id] for item_id in query.exclude if item_id in self.row_of]
         if not query.filter and not excluded:
             return None
-        if query.vector is not None and query.vector.shape[0] != self.vectors.shape[1]:
-            raise InvalidRequest(f"a vector has {query.vector.shape[0]} values, the release {self.vectors.shape[1]}")
         keep = self.masks.get(query.filter) if query.filter else np.ones(len(self.item_ids), dtype=np.bool_)
         if excluded:
             keep = keep.copy()
@@ -83,7 +81,9 @@ class ShardRows:
     ) -> list[tuple[npt.NDArray[np.int64], Vector]]:
         if not ranked:
             return []
-        matrix = torch.from_numpy(np.stack([vector for i in ranked if (vector := queries[i].vector) is not None])).to(self.vectors.device)
+        matrix = torch.from_numpy(np.stack([vector for i in ranked if (vector := queries[i].vector) is not None])).to(
+            self.vectors.device
+        )
         ks = [queries[i].k for i in ranked]
         return top_k(self.vectors, matrix, ks, [keeps[i] for i in ranked], self.longest)
 

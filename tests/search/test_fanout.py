@@ -1,0 +1,105 @@
+import asyncio
+
+import numpy as np
+import pytest
+
+from semrec_ray.config import BatchConfig
+from semrec_ray.errors import DeadlineExceeded, InvalidRequest, Unavailable
+from semrec_ray.search.fanout import Fanout
+from semrec_ray.store.buckets import bucket_of, owners
+from semrec_ray.types import FetchQuery, Hits, ItemRow, PartStatus, ShardQuery
+
+QUERY = ShardQuery("r", np.ones(2, np.float32), 3)
+
+
+class Shard:
+    """A shard of ten rows that answers, fails or hangs."""
+
+    def __init__(self, name: str, answer: Hits | Exception | None) -> None:
+        self.name, self.answer = name, answer
+        self.fetched: list[str] = []
+
+    async def search(self, queries: list[ShardQuery]) -> list[Hits | Exception]:
+        if self.answer is None:
+            await asyncio.Event().wait()
+        if isinstance(self.answer, OSError):
+            raise self.answer
+        return [self.answer] * len(queries)
+
+    async def fetch(self, queries: list[FetchQuery]) -> list[dict[str, ItemRow] | Exception]:
+        if self.answer is None:
+            await asyncio.Event().wait()
+        self.fetched += [item_id for query in queries for item_id in query.item_ids]
+        return [{i: ItemRow({"item_id": i}) for i in query.item_ids if i != "absent"} for query in queries]
+
+    async def status(self) -> PartStatus:
+        return PartStatus(self.name, ("r",), 10, "cpu")
+
+
+def hits(*item_ids: str) -> Hits:
+    return Hits("r", 10, item_ids, -np.arange(len(item_ids), dtype=np.float32))
+
+
+def search(*shards: Shard, timeout_s: float = 5.0):
+    async def scenario():
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        return await Fanout(shards, BatchConfig()).search(QUERY, total_rows=10 * len(shards), deadline=deadline)
+
+    return asyncio.run(scenario())
+
+
+def test_a_shard_that_fails_is_missing_and_the_rest_answers():
+    found = search(Shard("shard-0", hits("a", "b")), Shard("shard-1", OSError("cut off")))
+    assert found.item_ids == ("a", "b")
+    assert found.missing == ("shard-1",)
+    assert found.coverage == 1 / 2
+
+
+def test_a_shard_that_hangs_is_missing_at_the_deadline():
+    found = search(Shard("shard-0", hits("a")), Shard("shard-1", None), Shard("shard-2", hits("c")), timeout_s=0.1)
+    assert found.item_ids == ("a", "c")
+    assert found.missing == ("shard-1",)
+    assert found.coverage == pytest.approx(2 / 3)
+
+
+def test_when_every_shard_hangs_the_deadline_is_the_error():
+    with pytest.raises(DeadlineExceeded):
+        search(Shard("shard-0", None), Shard("shard-1", None), timeout_s=0.05)
+
+
+def test_a_refused_query_is_an_error_whatever_the_others_say():
+    with pytest.raises(InvalidRequest, match="bad filter"):
+        search(Shard("shard-0", hits("a")), Shard("shard-1", InvalidRequest("bad filter")))
+
+
+def test_a_release_that_no_shard_holds_is_unavailable():
+    with pytest.raises(Unavailable, match="not loaded"):
+        search(Shard("shard-0", Unavailable("not loaded")), Shard("shard-1", Unavailable("not loaded")))
+
+
+def test_items_are_fetched_from_their_owners_only():
+    shards = [Shard(f"shard-{i}", hits()) for i in range(3)]
+    ids = [f"item {i}" for i in range(40)] + ["absent"]
+
+    async def scenario():
+        deadline = asyncio.get_running_loop().time() + 5
+        return await Fanout(shards, BatchConfig()).fetch("r", ids, deadline=deadline)
+
+    rows, missing = asyncio.run(scenario())
+    assert rows.keys() == set(ids) - {"absent"}
+    assert missing == ()
+    for i, shard in enumerate(shards):
+        assert sorted(shard.fetched) == sorted(item_id for item_id in ids if owners(3)[bucket_of(item_id)] == i)
+
+
+def test_fetching_from_a_shard_that_hangs_names_it_and_gives_the_rest():
+    shards = [Shard("shard-0", hits()), Shard("shard-1", None)]
+    ids = [f"item {i}" for i in range(20)]
+
+    async def scenario():
+        deadline = asyncio.get_running_loop().time() + 0.1
+        return await Fanout(shards, BatchConfig()).fetch("r", ids, deadline=deadline)
+
+    rows, missing = asyncio.run(scenario())
+    assert missing == ("shard-1",)
+    assert rows.keys() == {item_id for item_id in ids if owners(2)[bucket_of(item_id)] == 0}

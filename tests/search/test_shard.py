@@ -1,0 +1,100 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from semrec_ray.errors import SemrecError, StoreError
+from semrec_ray.search.shard import ShardRows, choose_device, load_shard
+from semrec_ray.store.buckets import buckets_owned
+from semrec_ray.store.releases import read_channel, read_release
+from semrec_ray.types import FetchQuery, Release, ShardQuery
+
+
+@pytest.fixture
+def shard(rng) -> ShardRows:
+    n = 200
+    ids = sorted(f"{i}" for i in range(n))  # by bytes: "0", "1", "10", …
+    table = pa.table({"item_id": ids, "year": [1900 + int(i) for i in ids]})
+    vectors = rng.normal(size=(n, 6)).astype(np.float32)
+    vectors[50:60] = vectors[50]  # planted duplicates
+    return ShardRows("r", table, vectors, np.array([int(i) % 7 for i in ids], np.float32), "cpu")
+
+
+def expected(shard: ShardRows, query: ShardQuery, years: range = range(0, 10_000)) -> list[str]:
+    vectors = shard.vectors.numpy().astype(np.float64)
+    scores = (vectors @ query.vector.astype(np.float64)).astype(np.float32) if query.vector is not None else None
+    scores = shard.popularity if scores is None else scores
+    allowed = [
+        row
+        for row, (item_id, year) in enumerate(zip(shard.item_ids, shard.table["year"].to_pylist(), strict=True))
+        if item_id not in query.exclude and year in years
+    ]
+    order = sorted(allowed, key=lambda row: (-scores[row], shard.item_ids[row].encode()))
+    return [shard.item_ids[row] for row in order[: query.k]]
+
+
+def test_a_batch_of_mixed_queries_gets_each_its_own_answer(shard, rng):
+    years = {"year": {"$gte": 1950, "$lt": 1960}}
+    queries = [
+        ShardQuery("r", shard.vectors[50].numpy().copy(), 12),
+        ShardQuery("r", rng.normal(size=6).astype(np.float32), 3, years),
+        ShardQuery("r", None, 9),
+        ShardQuery("r", rng.normal(size=6).astype(np.float32), 50, None, tuple(shard.item_ids[:100])),
+        ShardQuery("r", None, 50, years, ("51", "nobody")),
+    ]
+    answers = shard.search(queries)
+    for query, answer in zip(queries, answers, strict=True):
+        assert list(answer.item_ids) == expected(shard, query, range(1950, 1960) if query.filter else range(10_000))
+        assert answer.rows == 200
+
+
+def test_k_results_come_back_whenever_k_rows_may(shard, rng):
+    query = ShardQuery("r", rng.normal(size=6).astype(np.float32), 10, {"year": {"$lt": 1911}}, ("0",))
+    (answer,) = shard.search([query])
+    assert sorted(answer.item_ids, key=int) == [str(i) for i in range(1, 11)]
+
+
+def test_fetch_gives_columns_and_vectors_of_the_items_it_holds(shard):
+    rows = shard.fetch(FetchQuery("r", ("7", "nobody", "42"), vectors=True))
+    assert rows.keys() == {"7", "42"}
+    assert rows["42"].columns == {"item_id": "42", "year": 1942}
+    assert rows["7"].vector.tolist() == shard.vectors[shard.row_of["7"]].tolist()
+    assert shard.fetch(FetchQuery("r", ("7",)))["7"].vector is None
+    assert shard.fetch(FetchQuery("r", ("nobody",), vectors=True)) == {}
+
+
+def live_release(store) -> Release:
+    return read_release(store, read_channel(store, "live").release)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 5])
+def test_the_shards_of_a_release_hold_every_item_once(live_store, shards):
+    release = live_release(live_store)
+    parts = [load_shard(live_store, release, buckets_owned(i, shards), "cpu") for i in range(shards)]
+    ids = sorted(item_id for part in parts for item_id in part.item_ids)
+    assert ids == [f"i{i:03d}" for i in range(60)]
+    assert all(part.item_ids == sorted(part.item_ids, key=str.encode) for part in parts)
+
+
+def test_a_row_keeps_its_vector_whatever_order_the_tables_are_in(live_store):
+    release = live_release(live_store)
+    stored = live_store.open("vectors/given").to_table().to_pylist()
+    truth = {row["item_id"]: np.array(row["vector"], np.float32) for row in stored}
+    part = load_shard(live_store, release, buckets_owned(0, 1), "cpu")
+    for item_id, row in part.row_of.items():
+        assert part.vectors[row].tolist() == truth[item_id].tolist()
+
+
+def test_a_release_whose_items_lack_vectors_does_not_load(live_store):
+    release = live_release(live_store)
+    live_store.open("vectors/given").delete("item_id = 'i007'")
+    versions = dict(release.versions) | {"vectors/given": live_store.version("vectors/given")}
+    broken = Release("broken", release.space, versions, 60, release.dims, 0, "", {})
+    with pytest.raises(StoreError, match="'i007'"):
+        load_shard(live_store, broken, buckets_owned(0, 1), "cpu")
+
+
+def test_asking_for_a_gpu_that_is_not_there_says_so(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert choose_device(0) == "cpu"
+    with pytest.raises(SemrecError, match="sees no GPU"):
+        choose_device(1)
