@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import typer
 from jobs.options import StoreOption, open_store, progress, run
 from semrec_ray.config import DEFAULT_MODEL
 from semrec_ray.encode import open_encoder
-from semrec_ray.pipeline import Embed, embed, embedded, report_json
+from semrec_ray.pipeline import Embed, embed, embedded
 
 BLOCK = 1024  # items per block: what an interrupted run loses at most, per actor
 BATCH = 256  # items per call of the model
@@ -60,7 +61,7 @@ def main(
     store: StoreOption = None,
 ) -> dict[str, Any]:
     """Embed the catalog; what was embedded before and has not changed is kept."""
-    return report_json(embed(open_store(store), model, embed_on_ray(model, actors), progress=progress))
+    return asdict(embed(open_store(store), model, embed_on_ray(model, actors), progress=progress))
 
 
 if __name__ == "__main__":

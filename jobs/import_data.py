@@ -1,11 +1,12 @@
 """Read a source, check it, write it into the store's tables: python -m jobs.import_data --source demo."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from jobs.options import StoreOption, open_store, progress, run
-from semrec_ray.pipeline import import_data, report_json
+from semrec_ray.pipeline import import_data
 
 
 def main(
@@ -23,7 +24,7 @@ def main(
     for note in report.notes:
         progress(f"note: {note}")
     progress(f"{report.items:,} items, {report.events:,} events ({report.new_events:,} new)")
-    return report_json(report)
+    return asdict(report)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Import, embed and publish in one job: python -m jobs.pipeline --source demo."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -7,7 +8,8 @@ import typer
 from jobs.embed import embed_on_ray
 from jobs.options import StoreOption, open_store, progress, run
 from semrec_ray.config import DEFAULT_MODEL, DEMO_MODEL
-from semrec_ray.pipeline import embed, import_data, publish, report_json
+from semrec_ray.pipeline import embed, import_data
+from semrec_ray.publishing import publish
 
 
 def main(
@@ -24,13 +26,13 @@ def main(
     progress(f"1/3 importing {source} into {target.uri}")
     imported = import_data(target, source, items=items or (), events=events or ())
     progress(f"    {imported.items:,} items, {imported.events:,} events")
-    report: dict[str, Any] = {"import": report_json(imported)}
+    report: dict[str, Any] = {"import": asdict(imported)}
     if not imported.vectors:
         chosen = model or (DEMO_MODEL if source.startswith("demo") else DEFAULT_MODEL)
         progress(f"2/3 embedding with {chosen}")
-        report["embed"] = report_json(embed(target, chosen, embed_on_ray(chosen, actors), progress=progress))
+        report["embed"] = asdict(embed(target, chosen, embed_on_ray(chosen, actors), progress=progress))
     progress(f"3/3 publishing to {channel}")
-    report["publish"] = report_json(publish(target, channel=channel, progress=progress))
+    report["publish"] = asdict(publish(target, channel=channel, progress=progress))
     return report
 
 

@@ -1,11 +1,12 @@
 """Make a release of the store's tables and point a channel at it: python -m jobs.publish --channel live."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from jobs.options import StoreOption, open_store, progress, run
-from semrec_ray.pipeline import publish, report_json
+from semrec_ray.publishing import publish
 
 
 def main(
@@ -17,7 +18,7 @@ def main(
     report = publish(open_store(store), channel=channel, space=space, progress=progress)
     verb = "now serves" if report.published else "has nothing new to serve; it stays at"
     progress(f"channel {channel} {verb} release {report.release}")
-    return report_json(report)
+    return asdict(report)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The command `semrec`: the demo, the offline steps for who has only the package, and a look at the service."""
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
 import orjson
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from semrec_ray import pipeline
+from semrec_ray import pipeline, publishing
 from semrec_ray.config import DEFAULT_MODEL, resolve_store
 from semrec_ray.demo import Ports, run_demo
 from semrec_ray.errors import NotFound, SemrecError
@@ -64,7 +64,7 @@ def import_(
     """Read items and events into the store. Nothing is served before a publish."""
     target = Store(resolve_store(store))
     report = pipeline.import_data(target, source, items=items or (), events=events or (), dtype=dtype, replace=replace)
-    _print(pipeline.report_json(report))
+    _print(report)
 
 
 @app.command()
@@ -74,7 +74,7 @@ def embed(
 ) -> None:
     """Embed the items whose text or model changed, in this process (jobs.embed does it on a Ray cluster)."""
     target = Store(resolve_store(store))
-    _print(pipeline.report_json(pipeline.embed(target, model, pipeline.embed_here(model), progress=_progress)))
+    _print(pipeline.embed(target, model, pipeline.embed_here(model), progress=_progress))
 
 
 @app.command()
@@ -85,8 +85,8 @@ def publish(
 ) -> None:
     """Make a release of the store's tables and point a channel at it. What serves it follows by itself."""
     target = Store(resolve_store(store))
-    report = pipeline.publish(target, channel=channel, space=space, progress=_progress)
-    _print(pipeline.report_json(report))
+    report = publishing.publish(target, channel=channel, space=space, progress=_progress)
+    _print(report)
 
 
 @app.command()
@@ -141,5 +141,5 @@ def _progress(line: str) -> None:
     console.print(f"[dim]{line}[/dim]", highlight=False)
 
 
-def _print(report: dict[str, Any]) -> None:
+def _print(report: object) -> None:
     typer.echo(orjson.dumps(report).decode())

@@ -6,7 +6,8 @@ import pytest
 
 from semrec_ray.config import AppConfig
 from semrec_ray.data.tables import Imported, checked_events, checked_items
-from semrec_ray.pipeline import GIVEN, publish
+from semrec_ray.pipeline import GIVEN
+from semrec_ray.publishing import publish
 from semrec_ray.store import Store
 from semrec_ray.store.events import write_events
 from semrec_ray.store.items import write_items

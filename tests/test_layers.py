@@ -14,7 +14,7 @@ LAYERS = [
     {"learn", "state"},
     {"search", "rank"},
     {"parts", "serving", "examples"},
-    {"recommender", "pipeline", "evaluate", "api"},
+    {"recommender", "pipeline", "publishing", "evaluate", "api"},
     {"cluster"},
     {"demo"},
     {"serve", "cli"},

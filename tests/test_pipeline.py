@@ -10,7 +10,9 @@ import pytest
 
 from semrec_ray.config import ProfilesConfig
 from semrec_ray.errors import BadInput, IncompleteRelease, InvalidRequest, StoreError
-from semrec_ray.pipeline import SMALL_CATALOG, embed, embedded, import_data, publish, texts_to_embed
+from semrec_ray.learn.content import SMALL_CATALOG
+from semrec_ray.pipeline import embed, embedded, import_data, texts_to_embed
+from semrec_ray.publishing import publish
 from semrec_ray.store.items import read_items
 from semrec_ray.store.releases import read_channel, read_release, read_releases
 from semrec_ray.store.vectors import as_matrix, read_spaces, read_vectors

@@ -7,7 +7,7 @@ import pytest
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, Unavailable
-from semrec_ray.pipeline import publish
+from semrec_ray.publishing import publish
 from semrec_ray.recommender import Recommender
 from semrec_ray.types import Example, Query, Slate
 from tests.conftest import catalog, fill
@@ -203,7 +203,7 @@ def test_below_the_wanted_coverage_the_answer_is_unavailable(config):
         recommender = await Recommender.open(config)
         view = recommender.serving.view()
         recommender._require_coverage(Query(min_coverage=0.5), 0.5, ())
-        with pytest.raises(Unavailable, match="only 0.400 of the catalog answered, without shard-1"):
+        with pytest.raises(Unavailable, match=r"only 0\.400 of the catalog answered, without shard-1"):
             recommender._require_coverage(Query(min_coverage=0.5), 0.4, ("shard-1",))
         return view
 

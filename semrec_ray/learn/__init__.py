@@ -1,1 +1,1 @@
-"""Behaviour in, better numbers out: what is popular today, the learned space later."""
+"""Embeddings and behaviour in, better numbers out: centred content, what is popular; the learned space later."""

@@ -85,13 +85,13 @@ def event_weights(events: pa.Table, config: ProfilesConfig) -> npt.NDArray[np.fl
     return of_kind[kinds.indices.to_numpy()] * own if len(own) else own
 
 
-def tastes(known: Histories, item_ids: list[str], vectors: Vector, config: ProfilesConfig) -> Iterator[Taste]:
+def tastes(known: Histories, item_ids: pa.ChunkedArray, vectors: Vector, config: ProfilesConfig) -> Iterator[Taste]:
     """Yield every user's running sums, in the order of `known.spans`; `vectors` (N, D) are the scaled ones.
 
     Events of items that are not among `item_ids` are passed over.
     """
     decay = 2.0 ** (-1.0 / config.half_life_events)
-    rows = pc.index_in(known.events["item_id"], pa.array(item_ids, pa.string())).fill_null(-1).to_numpy()
+    rows = pc.index_in(known.events["item_id"], item_ids).fill_null(-1).to_numpy()
     ratings = np.asarray(known.events["rating"].fill_null(float("nan")).to_numpy(), dtype=np.float64)
     for first, past in known.spans.values():
         taste = Taste(vectors.shape[1], decay)
@@ -100,6 +100,18 @@ def tastes(known: Histories, item_ids: list[str], vectors: Vector, config: Profi
                 rating = None if np.isnan(ratings[event]) else float(ratings[event])
                 taste.add(vectors[rows[event]], rating, float(known.weights[event]))
         yield taste
+
+
+def user_vectors(
+    known: Histories, item_ids: pa.ChunkedArray, vectors: Vector, global_mean: float, config: ProfilesConfig
+) -> Vector:
+    """Return every user's unit vector, (U, D) in the order of `known.spans`; zeros where nothing is known."""
+    found = np.zeros((len(known.spans), vectors.shape[1]), dtype=np.float32)
+    for row, taste in enumerate(tastes(known, item_ids, vectors, config)):
+        direction = taste.direction(global_mean, config.rating_prior)
+        if direction is not None:
+            found[row] = direction
+    return found
 
 
 class Profiles:

@@ -2,10 +2,15 @@
 
 import pyarrow as pa
 
+from semrec_ray.data.tables import EVENTS
 from semrec_ray.store.tables import Store, keyed
 
 EVENTS_TABLE = "events"
-ORDER = [("user_id", "ascending"), ("time", "ascending"), ("event_id", "ascending")]
+
+
+def ensure_events(store: Store) -> None:
+    """Make the table where there is none: a catalog without events has none, not no table."""
+    store.create(EVENTS_TABLE, keyed(EVENTS, "event_id"))
 
 
 def write_events(store: Store, events: pa.Table, *, replace: bool = False) -> int:

@@ -148,10 +148,7 @@ def read_vectors(
     return dataset.to_table(columns=list(columns), filter=in_buckets(buckets)).sort_by("item_id")
 
 
-def missing_vectors(store: Store, space: str, item_ids: pa.ChunkedArray) -> pa.Array:
-    """Return the item ids that have no vector in a space, in their order."""
-    dataset = store.find(vectors_table(space))
-    if dataset is None:
-        return item_ids.combine_chunks()
-    known = dataset.to_table(columns=["item_id"])["item_id"]
+def missing_vectors(store: Store, space: str, version: int, item_ids: pa.ChunkedArray) -> pa.Array:
+    """Return the item ids that have no vector in a version of a space's vectors, in their order."""
+    known = store.open(vectors_table(space), version).to_table(columns=["item_id"])["item_id"]
     return pc.filter(item_ids, pc.invert(pc.is_in(item_ids, known))).combine_chunks()

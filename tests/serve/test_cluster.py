@@ -16,7 +16,8 @@ import torch
 from semrec_ray.cluster import wait_until
 from semrec_ray.config import DEMO_MODEL
 from semrec_ray.encode import open_encoder
-from semrec_ray.pipeline import embed, embed_here, import_data, publish
+from semrec_ray.pipeline import embed, embed_here, import_data
+from semrec_ray.publishing import publish
 from semrec_ray.store import Store
 from tests.serve.conftest import TOPOLOGIES, Served
 

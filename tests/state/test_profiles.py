@@ -94,7 +94,7 @@ def test_events_whose_kind_weighs_nothing_are_no_events():
     )
     known = histories(events, CONFIG)
     assert known.weights.tolist() == [1.0, 0.0, 2.0]
-    (taste,) = tastes(known, ["a", "b", "c"], np.eye(3, dtype=np.float32), CONFIG)
+    (taste,) = tastes(known, pa.chunked_array([["a", "b", "c"]]), np.eye(3, dtype=np.float32), CONFIG)
     decay = np.float32(2 ** (-1 / CONFIG.half_life_events))
     assert taste.weighted.tolist() == [decay, 0.0, 2.0]  # one event old, none, new
 
@@ -135,4 +135,4 @@ def test_a_user_without_direction_and_an_unknown_user(profiles):
 def test_no_events_at_all_is_no_users():
     known = histories(event_table([]), CONFIG)
     assert known.spans == {}
-    assert list(tastes(known, [], np.zeros((0, 2), np.float32), CONFIG)) == []
+    assert list(tastes(known, pa.chunked_array([[]], pa.string()), np.zeros((0, 2), np.float32), CONFIG)) == []

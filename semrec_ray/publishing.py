@@ -1,0 +1,150 @@
+"""The store's tables in, a release out, and a channel that points at it.
+
+What a release needs beside the tables (the users' vectors, the popularity) is made here. Until the channel
+moves, in the last commit, nothing of it is served.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from semrec_ray.config import ProfilesConfig
+from semrec_ray.errors import IncompleteRelease
+from semrec_ray.learn.popularity import popularity
+from semrec_ray.state.profiles import Histories, histories, user_vectors
+from semrec_ray.store.events import EVENTS_TABLE, ensure_events, read_events
+from semrec_ray.store.items import ITEMS_TABLE, read_items
+from semrec_ray.store.releases import create_release, move_channel, now, read_channel, read_release
+from semrec_ray.store.tables import Store
+from semrec_ray.store.users import POPULARITY_TABLE, users_table, write_popularity, write_users
+from semrec_ray.store.vectors import (
+    as_fixed_list,
+    as_matrix,
+    missing_vectors,
+    read_space,
+    read_spaces,
+    read_vectors,
+    vectors_table,
+)
+from semrec_ray.types import Release, Space
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishReport:
+    """Where the channel points now; `published` is False where nothing had changed."""
+
+    release: str
+    channel: str
+    published: bool
+    items: int
+    users: int
+    events: int
+    space: str
+
+
+def publish(
+    store: Store,
+    *,
+    channel: str = "live",
+    space: str | None = None,
+    profiles: ProfilesConfig | None = None,
+    progress: Callable[[str], None] = logger.info,
+) -> PublishReport:
+    """Make a release of the current tables, and point the channel at it.
+
+    `space` defaults to the one whose vectors were written last. IncompleteRelease where items have no vector
+    in it. Where the tables are those of the channel's release already, nothing is written.
+    """
+    config = profiles or ProfilesConfig()
+    chosen = _space_to_publish(store, space)
+    pointed = read_channel(store, channel)
+    versions = _versions(store, chosen)
+    live = None if pointed is None else read_release(store, pointed.release)
+    if live is not None and _same_tables(live, chosen, versions, config):
+        counts = live.metrics
+        return PublishReport(live.name, channel, False, live.items, counts["users"], counts["events"], live.space)
+    items = read_items(store, versions[ITEMS_TABLE])
+    _refuse_incomplete(store, chosen, items, versions[vectors_table(chosen.name)])
+    events = read_events(store, versions[EVENTS_TABLE])
+    known = histories(events, config)
+    progress(f"counting what {len(known.spans):,} users did in {events.num_rows:,} events")
+    users, rating_mean = _users(store, chosen, versions, known, config)
+    versions[users_table(chosen.name)] = write_users(store, chosen.name, users)
+    prior = popularity(items, events, known.weights != 0)
+    versions[POPULARITY_TABLE] = write_popularity(store, prior)
+    metrics = {
+        "users": users.num_rows,
+        "events": events.num_rows,
+        "rating_mean": rating_mean,
+        "profiles": config.model_dump(),
+    }
+    created = now()
+    name = f"{created[:19].replace('-', '').replace(':', '')}-{_digest(chosen.name, versions)}"
+    release = Release(name, chosen.name, versions, items.num_rows, chosen.dims, 0, created, metrics)
+    create_release(store, release)
+    move_channel(store, channel, name, expected=pointed)
+    return PublishReport(name, channel, True, items.num_rows, users.num_rows, events.num_rows, chosen.name)
+
+
+def _space_to_publish(store: Store, name: str | None) -> Space:
+    if name is not None:
+        return read_space(store, name)
+    spaces = read_spaces(store)
+    if not spaces:
+        raise IncompleteRelease("no item has a vector yet: run `semrec embed`, or import items with a `vector`")
+    return spaces[0]
+
+
+def _versions(store: Store, space: Space) -> dict[str, int]:
+    """Return the present version of every table that a release reads from others."""
+    ensure_events(store)  # a catalog without events has none, not no table
+    tables = (ITEMS_TABLE, vectors_table(space.name), EVENTS_TABLE)
+    return {table: int(store.open(table).version) for table in tables}
+
+
+def _same_tables(live: Release, space: Space, versions: dict[str, int], config: ProfilesConfig) -> bool:
+    read = {table: live.versions.get(table) for table in versions}
+    return live.space == space.name and read == versions and live.metrics["profiles"] == config.model_dump()
+
+
+def _refuse_incomplete(store: Store, space: Space, items: pa.Table, version: int) -> None:
+    if not items.num_rows:
+        raise IncompleteRelease("the store has no items: import some first")
+    lacking = missing_vectors(store, space.name, version, items["item_id"])
+    if len(lacking):
+        some = ", ".join(repr(item_id) for item_id in lacking[:5].to_pylist())
+        raise IncompleteRelease(
+            f"{len(lacking):,} of {items.num_rows:,} items have no vector in the space {space.name!r}, among them "
+            f"{some}: run `semrec embed` (or import their vectors), or publish another --space"
+        )
+    dims = store.open(vectors_table(space.name), version).schema.field("vector").type.list_size
+    if dims != space.dims:
+        raise IncompleteRelease(f"the space {space.name!r} says {space.dims} dimensions, its vectors have {dims}")
+
+
+def _users(
+    store: Store, space: Space, versions: dict[str, int], known: Histories, config: ProfilesConfig
+) -> tuple[pa.Table, float]:
+    """Return (user_id, vector, events) of every user, a zero vector where nothing is known, and the mean rating."""
+    stored = read_vectors(store, space.name, versions[vectors_table(space.name)])
+    scales = np.asarray([scale[0] for scale in stored["scales"].to_pylist()], dtype=np.float32)
+    scaled = as_matrix(stored["vector"]) * scales[:, None]
+    mean = pc.mean(known.events["rating"]).as_py() or 0.0
+    vectors = user_vectors(known, stored["item_id"], scaled, mean, config)
+    columns = {
+        "user_id": pa.array(list(known.spans), pa.string()),
+        "vector": as_fixed_list(vectors, pa.float32()),
+        "events": pa.array([past - first for first, past in known.spans.values()], pa.int64()),
+    }
+    return pa.table(columns), mean
+
+
+def _digest(space: str, versions: dict[str, int]) -> str:
+    return blake2b(repr((space, sorted(versions.items()))).encode(), digest_size=3).hexdigest()
