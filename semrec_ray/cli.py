@@ -143,3 +143,7 @@ def _progress(line: str) -> None:
 
 def _print(report: object) -> None:
     typer.echo(orjson.dumps(report).decode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Measurements: correctness first, then time; a table for people, last a JSON line, kept in results/."""

@@ -1,0 +1,41 @@
+"""What every benchmark shares: the machine's card, and where results are kept."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine_card() -> dict[str, Any]:
+    """Return what a number needs beside it to mean something."""
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "ray": version("ray"),
+        "commit": commit.stdout.strip(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def keep(name: str, result: dict[str, Any]) -> None:
+    """Print a result as the last line, and append it to results/<name>.jsonl."""
+    line = orjson.dumps({"benchmark": name} | result | {"machine": machine_card()}).decode()
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / f"{name}.jsonl").open("a") as lines:
+        lines.write(line + "\n")
+    print(line)

@@ -1,0 +1,83 @@
+"""`semrec demo` as a user runs it, on ports of its own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+from semrec_ray.cluster import free_port
+from tests.serve.conftest import ROOT, SCRIPTS, Served
+
+TIMEOUT_S = 150
+
+
+def processes_of_session(session: int) -> list[str]:
+    listed = subprocess.run(["ps", "-eo", "sid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    return [row[2] for row in rows if row[0] == str(session) and not row[1].startswith("Z")]
+
+
+def test_the_demo_shows_its_tables_stays_up_and_ends_all_it_started(served: Served, tmp_path):
+    http, dashboard = free_port(), free_port()
+    words = ["demo", "--store", served.store, "--http-port", str(http), "--dashboard-port", str(dashboard)]
+    log = tmp_path / "demo.log"
+    with log.open("w") as output:
+        demo = subprocess.Popen([str(SCRIPTS / "semrec"), *words], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            deadline = time.monotonic() + TIMEOUT_S
+            while "Ctrl-C ends it" not in log.read_text():
+                assert demo.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+            assert httpx.get(f"http://127.0.0.1:{http}/readyz").status_code == 200
+            heads = subprocess.run(
+                ["ps", "--ppid", str(demo.pid), "-o", "pid="], capture_output=True, text=True, check=True
+            )
+            (head,) = [int(pid) for pid in heads.stdout.split()]
+            demo.send_signal(signal.SIGINT)
+            assert demo.wait(timeout=60) == 0, log.read_text()
+        finally:
+            demo.kill()
+            demo.wait()
+    shown = log.read_text()
+    for sample in ("GET /v1/search", "GET /v1/similar/1", "GET /v1/recommend/651", "POST /v1/query", "Toy Story 2"):
+        assert sample in shown
+    time.sleep(1)  # the workers notice that their raylet has gone
+    assert processes_of_session(head) == []
+
+
+def test_the_demo_does_not_replace_what_a_cluster_serves_already(served: Served):
+    port = re.search(r":(\d+)$", served.dashboard).group(1)
+    words = ["demo", "--once", "--store", served.store, "--dashboard-port", port]
+    done = subprocess.run(
+        [sys.executable, "-m", "semrec_ray.cli", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "serves inline, sharded already" in done.stderr
+    assert httpx.get(served.url("sharded", "/readyz")).status_code == 200
+
+
+def test_a_port_that_is_taken_is_named(served: Served):
+    taken = re.search(r":(\d+)$", served.http).group(1)
+    words = ["demo", "--once", "--store", served.store, "--http-port", taken, "--dashboard-port", str(free_port())]
+    done = subprocess.run(
+        [str(Path(SCRIPTS) / "semrec"), *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ,
+    )
+    assert done.returncode == 1
+    assert f"port {taken} is taken" in done.stderr
