@@ -46,8 +46,8 @@ def run_demo(store: str, *, source: str, once: bool, ports: Ports) -> None:
     """Start what is not there, show sample answers, and stay until Ctrl-C (or end, with `once`)."""
     if not CONFIG.exists() or not (ROOT / "jobs").is_dir():
         raise ConfigError("the demo runs from a checkout of the repository: it needs serve_configs/ and jobs/")
-    for name in (signal.SIGINT, signal.SIGTERM):  # a kill ends the demo as Ctrl-C does, also in the background
-        signal.signal(name, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a kill ends the demo as Ctrl-C does, also in the background
+        signal.signal(number, signal.default_int_handler)
     for name in ("ray", "ray.dashboard", "ray._private"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:

@@ -1,12 +1,10 @@
 """`semrec demo` as a user runs it, on ports of its own."""
 
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import httpx
 
@@ -22,6 +20,16 @@ def processes_of_session(session: int) -> list[str]:
     return [row[2] for row in rows if row[0] == str(session) and not row[1].startswith("Z")]
 
 
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=True)
+    return [int(word) for word in listed.stdout.split()]
+
+
+def semrec(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "semrec_ray.cli", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_the_demo_shows_its_tables_stays_up_and_ends_all_it_started(served: Served, tmp_path):
     http, dashboard = free_port(), free_port()
     words = ["demo", "--store", served.store, "--http-port", str(http), "--dashboard-port", str(dashboard)]
@@ -35,10 +43,7 @@ def test_the_demo_shows_its_tables_stays_up_and_ends_all_it_started(served: Serv
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.5)
             assert httpx.get(f"http://127.0.0.1:{http}/readyz").status_code == 200
-            heads = subprocess.run(
-                ["ps", "--ppid", str(demo.pid), "-o", "pid="], capture_output=True, text=True, check=True
-            )
-            (head,) = [int(pid) for pid in heads.stdout.split()]
+            (head,) = children(demo.pid)
             demo.send_signal(signal.SIGINT)
             assert demo.wait(timeout=60) == 0, log.read_text()
         finally:
@@ -53,15 +58,7 @@ def test_the_demo_shows_its_tables_stays_up_and_ends_all_it_started(served: Serv
 
 def test_the_demo_does_not_replace_what_a_cluster_serves_already(served: Served):
     port = re.search(r":(\d+)$", served.dashboard).group(1)
-    words = ["demo", "--once", "--store", served.store, "--dashboard-port", port]
-    done = subprocess.run(
-        [sys.executable, "-m", "semrec_ray.cli", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = semrec("demo", "--once", "--store", served.store, "--dashboard-port", port)
     assert done.returncode == 1
     assert "serves inline, sharded already" in done.stderr
     assert httpx.get(served.url("sharded", "/readyz")).status_code == 200
@@ -69,15 +66,7 @@ def test_the_demo_does_not_replace_what_a_cluster_serves_already(served: Served)
 
 def test_a_port_that_is_taken_is_named(served: Served):
     taken = re.search(r":(\d+)$", served.http).group(1)
-    words = ["demo", "--once", "--store", served.store, "--http-port", taken, "--dashboard-port", str(free_port())]
-    done = subprocess.run(
-        [str(Path(SCRIPTS) / "semrec"), *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ,
-    )
+    ports = ("--http-port", taken, "--dashboard-port", str(free_port()))
+    done = semrec("demo", "--once", "--store", served.store, *ports)
     assert done.returncode == 1
     assert f"port {taken} is taken" in done.stderr
