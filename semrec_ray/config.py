@@ -1,6 +1,7 @@
 """All settings: frozen pydantic, one section per room, unknown names refused; the only reader of env and YAML.
 
-Precedence: defaults, then the YAML's `args`, then `SEMREC_STORE`. Durations are seconds, sizes are bytes.
+The store is what an option or the YAML's `args` name, else `SEMREC_STORE`, else the default: an application of
+several in one YAML keeps its own. Durations are seconds, sizes are bytes.
 """
 
 import os

@@ -34,6 +34,7 @@ from semrec_ray.types import Space, Vector
 logger = logging.getLogger(__name__)
 
 GIVEN = "given"  # the space of vectors that came with the items
+DTYPES = ("float16", "float32")  # of given vectors
 
 Progress = Callable[[str], None]
 Embed = Callable[[pa.Table], Iterator[pa.Table]]  # (item_id, text_hash, text) -> (item_id, text_hash, embedding)
@@ -71,6 +72,8 @@ def import_data(
     replace: bool = False,
 ) -> ImportReport:
     """Read a source, check all of it, then write its tables; an error leaves the store as it was."""
+    if dtype not in DTYPES:
+        raise InvalidRequest(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     read = read_source(source, items=items, events=events)
     _check_vectors(store, read, dtype, replace=replace)
     write_items(store, read.items, replace=replace)
@@ -109,7 +112,7 @@ def _check_vectors(store: Store, read: Imported, dtype: str, *, replace: bool) -
     dims = read.vectors["vector"].type.list_size
     if stored is not None and not replace:
         kept = stored.schema.field("vector").type
-        wanted = pa.list_(pa.float16() if dtype == "float16" else pa.float32(), dims)
+        wanted = pa.list_(pa.type_for_alias(dtype), dims)
         if kept != wanted:
             raise BadInput(
                 "vectors",

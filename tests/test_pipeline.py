@@ -263,6 +263,11 @@ def test_given_vectors_of_another_length_than_the_stores_are_refused(live_store,
     assert snapshot(live_store) == before
 
 
+def test_an_unknown_dtype_lists_those_there_are(store, files):
+    with pytest.raises(InvalidRequest, match=r"'int8' is not one of float16, float32"):
+        import_data(store, "files", items=[files[0]], dtype="int8")
+
+
 def test_an_unknown_source_lists_those_there_are(store):
     with pytest.raises(InvalidRequest, match=r"demo.*demo-large.*files"):
         import_data(store, "netflix")

@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi import Query as Parameter
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -149,8 +150,8 @@ def _health_routes(service: Callable[[], Service]) -> APIRouter:
 def _short(*, fields: str | None, **body: Any) -> QueryBody:  # noqa: ANN401 (checked by the model)
     try:
         return QueryBody(fields=None if fields is None else fields.split(","), **body)
-    except ValueError as error:
-        raise InvalidRequest(str(error)) from error
+    except ValidationError as error:
+        raise InvalidRequest(_problem(error.errors()[0])) from error
 
 
 async def _batch(service: Service, body: BatchBody, limits: LimitsConfig, request: Request) -> list[dict[str, Any]]:
@@ -210,11 +211,15 @@ async def _expected(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    given = "" if first["type"] == "missing" else f", not {str(first.get('input'))[:100]!r}"
-    body = error_json(InvalidRequest.code, f"{where}: {first['msg']}{given}", request_id(request))
+    body = error_json(InvalidRequest.code, _problem(error.errors()[0]), request_id(request))
     return json_response(body, request, InvalidRequest.status)
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    """Return one of pydantic's errors as a sentence: where, what, and the value in short."""
+    where = ".".join(str(part) for part in error["loc"])
+    given = "" if error["type"] == "missing" else f", not {str(error.get('input'))[:100]!r}"
+    return f"{where}: {error['msg']}{given}"
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

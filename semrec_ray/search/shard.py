@@ -103,7 +103,9 @@ def choose_device(num_gpus: float) -> str:
             raise SemrecError(f"num_gpus is {num_gpus}, and torch {torch.__version__} sees no GPU: set it to 0")
         torch.backends.cuda.matmul.allow_tf32 = False  # the error bound is float32's
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        logger.info("vectors live on the GPU %s", torch.cuda.get_device_name())
         return "cuda"
+    logger.info("vectors live in CPU memory: num_gpus is 0")
     return "cpu"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.config import BackpressureConfig
 
 from semrec_ray.api.http import create_app
 from semrec_ray.config import AppConfig
@@ -32,6 +33,7 @@ def build(args: AppConfig) -> serve.Application:
         num_replicas=config.routers,
         max_ongoing_requests=ROUTER_CALLS,
         max_queued_requests=2 * ROUTER_CALLS,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         ray_actor_options=_resources(config, gpus=config.num_gpus if config.topology == "inline" else 0),
     )
     if config.topology == "inline":

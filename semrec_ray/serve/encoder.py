@@ -15,7 +15,7 @@ class EncoderReplica(Following):
     def __init__(self, config: AppConfig) -> None:
         configure_logging(config.log_level)
         self._encoder = open_text_encoders(config)
-        self._start(self._encoder.held, config.poll_s)
+        self._in_background(self._encoder.held.follow(config.poll_s))
 
     async def encode(self, requests: list[tuple[str, str]]) -> Sequence[Vector | Exception]:
         """Return for each (release, text) the embedding by the release's model, or an error."""

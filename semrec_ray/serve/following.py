@@ -1,20 +1,21 @@
-"""A replica that follows the channel in the background while it answers."""
+"""A replica that does something in the background while it answers."""
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
-
-from semrec_ray.store.follower import Follower
 
 
 class Following:
-    """Keeps a follower going; Serve restarts the replica only if that task itself has died."""
+    """Keeps background loops going; Serve restarts the replica only if one of them has died."""
 
-    _task: asyncio.Task[None]
+    _tasks: tuple[asyncio.Task[None], ...] = ()
 
-    def _start(self, held: Follower[Any], poll_s: float) -> None:
-        self._task = asyncio.get_running_loop().create_task(held.follow(poll_s))
+    def _in_background(self, *loops: Coroutine[Any, Any, None]) -> None:
+        """Start loops that run as long as the replica does."""
+        self._tasks += tuple(asyncio.get_running_loop().create_task(loop) for loop in loops)
 
     async def check_health(self) -> None:
-        """Raise if nothing follows the channel any more; a release that fails to load is no such case."""
-        if self._task.done():
-            raise RuntimeError(f"following the channel ended: {self._task}")
+        """Raise if a loop has ended; a release that fails to load ends none."""
+        for task in self._tasks:
+            if task.done():
+                raise RuntimeError(f"a background loop ended: {task}")

@@ -15,7 +15,7 @@ class ProfilesReplica(Following):
     def __init__(self, config: AppConfig) -> None:
         configure_logging(config.log_level)
         self._profiles = open_profiles(config)
-        self._start(self._profiles.held, config.poll_s)
+        self._in_background(self._profiles.held.follow(config.poll_s))
 
     async def lookup(self, queries: list[ProfileQuery]) -> Sequence[Profile | Exception | None]:
         """Return each query's profile, None where the user is unknown, or an error, in its place."""

@@ -44,16 +44,14 @@ class Router(Following):
 
     def __init__(self, config: AppConfig, shards: list[Any], profiles: Any, encoder: Any) -> None:  # noqa: ANN401
         configure_logging(config.log_level)
-        loop = asyncio.get_running_loop()
-        self._follows: list[asyncio.Task[None]] = []
         if config.topology == "inline":
-            shard, profiles, encoder = open_local_parts(config)
-            self._follows = [loop.create_task(part.held.follow(config.poll_s)) for part in (shard, profiles, encoder)]
-            self.service = compose(config, [shard], profiles, encoder)
+            shard, held_profiles, held_encoder = open_local_parts(config)
+            self._in_background(*(part.held.follow(config.poll_s) for part in (shard, held_profiles, held_encoder)))
+            self.service = compose(config, [shard], held_profiles, held_encoder)
         else:
             ports = [HandlePort(f"shard-{i}", handle) for i, handle in enumerate(shards)]
             self.service = compose(config, ports, HandlePort("profiles", profiles), HandlePort("encoder", encoder))
-        self._task = loop.create_task(self._look_around(config.poll_s))
+        self._in_background(self._look_around(config.poll_s))
 
     async def _look_around(self, poll_s: float) -> None:
         serving = self.service.serving

@@ -15,7 +15,7 @@ class ShardReplica(Following):
     def __init__(self, config: AppConfig, shard: int) -> None:
         configure_logging(config.log_level)
         self._shard = open_shard(config, shard, shards=config.shards)
-        self._start(self._shard.held, config.poll_s)
+        self._in_background(self._shard.held.follow(config.poll_s))
 
     async def search(self, queries: list[ShardQuery]) -> Sequence[Hits | Exception]:
         """Return each query's hits or error, in its place."""

@@ -44,7 +44,7 @@ class Follower(Generic[T]):
             elif next(reversed(self._held)) != pointed.release:
                 self._held.move_to_end(pointed.release)  # rolled back: it is the newest wish again
             self.error = None
-        except (SemrecError, OSError, ValueError, MemoryError) as error:
+        except (SemrecError, OSError, ValueError, LookupError, MemoryError, RuntimeError) as error:
             # Whatever makes a release unreadable must not end the process that serves another one.
             if str(error) != self.error:
                 logger.warning("following channel %s failed: %s", self.channel, error)

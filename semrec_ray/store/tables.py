@@ -98,7 +98,7 @@ class Store:
         dataset = self.create(name, schema)
         stored = dataset.schema
         for wanted in schema:
-            if wanted.name in stored.names and stored.field(wanted.name).type != wanted.type:
+            if wanted.name in stored.names and not _fits(wanted.type, stored.field(wanted.name).type):
                 raise StoreError(
                     f"column {wanted.name!r} is {stored.field(wanted.name).type} in the store's table {name!r} and "
                     f"{wanted.type} in what is written: convert it, or replace the table"
@@ -110,10 +110,15 @@ class Store:
         return dataset
 
 
+def _fits(written: pa.DataType, stored: pa.DataType) -> bool:
+    """Return whether values of one type go into a column of the other: the same, or whole numbers among floats."""
+    return bool(written == stored or (pa.types.is_integer(written) and pa.types.is_floating(stored)))
+
+
 def _in_order(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return the rows with exactly the columns of the schema; what they lack is null."""
     columns = [
-        rows[name] if name in rows.column_names else pa.nulls(rows.num_rows, schema.field(name).type)
-        for name in schema.names
+        rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
+        for field in schema
     ]
     return pa.table(columns, schema=schema)

@@ -123,8 +123,7 @@ def write_vectors(store: Store, space: str, rows: pa.Table, *, dtype: str = "flo
     that of the vectors already there.
     """
     table = vectors_table(space)
-    element = pa.float16() if dtype == "float16" else pa.float32()
-    vectors = as_fixed_list(as_matrix(rows["vector"]), element)
+    vectors = as_fixed_list(as_matrix(rows["vector"]), pa.type_for_alias(dtype))
     hashes = rows["text_hash"] if "text_hash" in rows.column_names else pa.nulls(rows.num_rows, pa.string())
     scales = pa.array([[1.0]] * rows.num_rows, pa.list_(pa.float32()))
     columns = {"item_id": rows["item_id"], "vector": vectors, "scales": scales, "text_hash": hashes}

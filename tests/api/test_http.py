@@ -144,6 +144,13 @@ def test_an_invalid_query_is_a_422_that_names_what_is_wrong(ask, body, word):
     assert word in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/search?q=", "/v1/similar/i001?k=0", "/v1/recommend/ann?offset=x"])
+def test_an_invalid_short_form_is_a_422_of_one_line(ask, path):
+    response = ask("GET", path)
+    assert response.status_code == 422
+    assert len(response.json()["error"]["message"].splitlines()) == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"vector": [NaN]}', b'{"k": 1e999}', b"\xff\xfe"])
 def test_a_body_that_is_no_query_is_a_422(ask, content):
     response = ask("POST", "/v1/query", content=content, headers={"content-type": "application/json"})

@@ -114,7 +114,9 @@ def test_two_processes_that_upsert_the_same_new_keys_leave_each_key_once(store):
             Store(uri).upsert("t", table, "key")
     """
     writers = [run_python(f"uri, offset = {store.uri!r}, {offset}", program) for offset in (1000, 2000)]
-    assert [writer.wait() for writer in writers] == [0, 0]
+    for writer in writers:
+        with writer:
+            assert writer.wait() == 0
     pairs = content(store)
     assert pairs.keys() == {f"k{i}" for i in range(15)} | {f"own-{o}-{i}" for o in (1000, 2000) for i in range(15)}
     assert all(pairs[f"k{i}"] in (1000 + i, 2000 + i) for i in range(15))
@@ -130,14 +132,21 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_version(store):
             Store(uri).upsert("t", table, "key")
     """
     for delay in (0.05, 0.11, 0.23):
-        writer = run_python(f"uri = {store.uri!r}", program)
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        time.sleep(delay)  # the moment of the kill is the point
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.wait()
+        with run_python(f"uri = {store.uri!r}", program) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(delay)  # the moment of the kill is the point
+            os.kill(writer.pid, signal.SIGKILL)
         pairs = content(store)
         assert len(pairs) == 2000
         assert len(set(pairs.values())) == 1
     store.upsert("t", rows({"0": 7}), "key")
     assert content(store)["0"] == 7
+
+
+def test_whole_numbers_go_into_a_column_of_floats(store):
+    first = pa.table({"key": ["a"], "price": [1.5]})
+    store.upsert("t", first.cast(keyed(first.schema, "key")), "key")
+    second = pa.table({"key": ["b"], "price": [2]})
+    store.upsert("t", second.cast(keyed(second.schema, "key")), "key")
+    assert store.open("t").to_table().sort_by("key")["price"].to_pylist() == [1.5, 2.0]
