@@ -34,7 +34,6 @@ def embed_on_ray(model: str, actors: int | None) -> Embed:
 
     def run_on_ray(texts: pa.Table) -> Iterator[pa.Table]:
         ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False  # our own lines say more in a job's log
         gpus = int(ray.cluster_resources().get("GPU", 0))
         size = actors or gpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -50,6 +49,7 @@ def embed_on_ray(model: str, actors: int | None) -> Embed:
             num_cpus=0 if gpus else 0.25,  # whole CPUs would starve the tasks that read (ray#44687)
             num_gpus=1 if gpus else 0,
         )
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # only now: making a dataset sets it
         yield from found.iter_batches(batch_format="pyarrow", batch_size=BLOCK, prefetch_batches=0)
 
     return run_on_ray

@@ -48,8 +48,7 @@ def run_demo(store: str, *, source: str, once: bool, ports: Ports) -> None:
         raise ConfigError("the demo runs from a checkout of the repository: it needs serve_configs/ and jobs/")
     for number in (signal.SIGINT, signal.SIGTERM):  # a kill ends the demo as Ctrl-C does, also in the background
         signal.signal(number, signal.default_int_handler)
-    for name in ("ray", "ray.dashboard", "ray._private"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.disable(logging.WARNING)  # Ray's clients log how they upload and connect
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         dashboard, ours = stack.enter_context(_cluster(ports, store))
         if read_channel(Store(store), "live") is None:

@@ -149,7 +149,7 @@ def _health_routes(service: Callable[[], Service]) -> APIRouter:
 
 def _short(*, fields: str | None, **body: Any) -> QueryBody:  # noqa: ANN401 (checked by the model)
     try:
-        return QueryBody(fields=None if fields is None else fields.split(","), **body)
+        return QueryBody(fields=None if fields is None else [name for name in fields.split(",") if name], **body)
     except ValidationError as error:
         raise InvalidRequest(_problem(error.errors()[0])) from error
 
@@ -219,11 +219,14 @@ def _problem(error: Mapping[str, Any]) -> str:
     """Return one of pydantic's errors as a sentence: where, what, and the value in short."""
     where = ".".join(str(part) for part in error["loc"])
     given = "" if error["type"] == "missing" else f", not {str(error.get('input'))[:100]!r}"
-    return f"{where}: {error['msg']}{given}"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}{given}"
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # FastAPI's word for a body that is no text
+        message = "the body cannot be read: send JSON in UTF-8"
+        return json_response(error_json(InvalidRequest.code, message, request_id(request)), request, 422)
     hint = "; the routes are listed at /docs" if error.status_code in (404, 405) else ""
     message = f"{request.method} {request.url.path}: {error.detail}{hint}"
     code = _CODES.get(error.status_code, "http_error")

@@ -151,7 +151,9 @@ def test_an_invalid_short_form_is_a_422_of_one_line(ask, path):
     assert len(response.json()["error"]["message"].splitlines()) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"vector": [NaN]}', b'{"k": 1e999}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"vector": [NaN]}', b'{"k": 1e999}', b"\xff\xfe", b'{"text": "\xef"}']
+)
 def test_a_body_that_is_no_query_is_a_422(ask, content):
     response = ask("POST", "/v1/query", content=content, headers={"content-type": "application/json"})
     assert response.status_code == 422
