@@ -86,7 +86,7 @@ class Recommender:
         with stages.stage("rank"):
             item_ids, scores = rank(found.item_ids, found.scores, offset=query.offset, k=query.k)
         with stages.stage("fetch"):
-            columns, unread = await self._columns(view, item_ids, deadline)
+            columns, unread = await self._columns(view, item_ids, fields, deadline)
         return Slate(
             items=tuple(
                 {"item_id": item_id, "score": score} | _pick(columns.get(item_id, {}), fields)
@@ -109,7 +109,7 @@ class Recommender:
     async def item(self, item_id: str, *, vector: bool = False) -> Columns:
         """Return all fields of one item of the served release, with its vector if wanted; NotFound."""
         view = self.serving.view()
-        row = (await self._rows(view, [item_id], self._deadline(None)))[item_id]
+        row = (await self._rows(view, [item_id], self._deadline(None), fields=None))[item_id]
         stored = {} if row.vector is None or not vector else {"vector": row.vector.tolist()}
         return row.columns | stored
 
@@ -120,7 +120,7 @@ class Recommender:
         profile = await self._profiles.submit(query, deadline)
         if profile is None:
             raise NotFound(f"user {user_id!r} has no events in release {view.release.name}")
-        columns, _ = await self._columns(view, [event.item_id for event in profile.history], deadline)
+        columns, _ = await self._columns(view, [event.item_id for event in profile.history], ("title",), deadline)
         history = tuple(
             {"title": columns.get(event.item_id, {}).get("title")} | dataclasses.asdict(event)
             for event in profile.history
@@ -163,9 +163,13 @@ class Recommender:
             exclude.update(item_id for profile in profiles.values() if profile for item_id in profile.seen)
         return vector, tuple(sorted(exclude))
 
-    async def _rows(self, view: View, item_ids: Sequence[str], deadline: float) -> dict[str, ItemRow]:
+    async def _rows(
+        self, view: View, item_ids: Sequence[str], deadline: float, fields: tuple[str, ...] | None = ()
+    ) -> dict[str, ItemRow]:
         """Return the rows of items with their vectors; NotFound where one does not exist."""
-        rows, missing = await self.fanout.fetch(view.release.name, item_ids, deadline=deadline, vectors=True)
+        rows, missing = await self.fanout.fetch(
+            view.release.name, item_ids, deadline=deadline, fields=fields, vectors=True
+        )
         for item_id in item_ids:
             if item_id not in rows and missing:
                 raise Unavailable(f"item {item_id!r} cannot be read while {', '.join(missing)} is out")
@@ -182,15 +186,20 @@ class Recommender:
         return dict(zip(texts, await asyncio.gather(*asked), strict=True))
 
     async def _columns(
-        self, view: View, item_ids: Iterable[str], deadline: float
+        self, view: View, item_ids: Iterable[str], fields: tuple[str, ...], deadline: float
     ) -> tuple[dict[str, Columns], tuple[str, ...]]:
-        """Return the columns of items, from the cache or their shards, and the shards that did not answer."""
+        """Return the fields of items, and the shards that did not answer; the default ones from a cache."""
+        standard = self._default_fields(view)
+        cached = set(fields) <= set(standard)
         wanted = list(dict.fromkeys(item_ids))
-        columns = {item_id: view.items[item_id] for item_id in wanted if item_id in view.items}
+        columns = {item_id: view.items[item_id] for item_id in wanted if cached and item_id in view.items}
         unknown = [item_id for item_id in wanted if item_id not in columns]
-        rows, missing = await self.fanout.fetch(view.release.name, unknown, deadline=deadline)
+        rows, missing = await self.fanout.fetch(
+            view.release.name, unknown, deadline=deadline, fields=standard if cached else fields
+        )
         read = {item_id: row.columns for item_id, row in rows.items()}
-        view.items.update(read)
+        if cached:
+            view.items.update(read)
         return columns | read, missing
 
     def _check_filter(self, query: Query, view: View) -> None:

@@ -40,7 +40,7 @@ class View:
     release: Release
     space: Space
     schema: pa.Schema  # of the items table, without what is nobody's field
-    items: LRUCache[str, Columns]  # columns of items that were answered lately
+    items: LRUCache[str, Columns]  # the default fields of items that were answered lately
 
     def pick(self, fields: Sequence[str]) -> tuple[str, ...]:
         """Return the fields to answer with, `*` spelt out; InvalidRequest names those there are."""

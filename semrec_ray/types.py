@@ -142,10 +142,11 @@ class ProfileQuery:
 
 @dataclass(frozen=True, slots=True)
 class FetchQuery:
-    """Asks the owner shard for the columns of items, and for their vectors if wanted."""
+    """Asks the owner shard for columns of items, and for their vectors if wanted."""
 
     release: str
     item_ids: tuple[str, ...]
+    fields: tuple[str, ...] | None = None  # None: all
     vectors: bool = False
 
 

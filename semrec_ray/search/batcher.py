@@ -26,8 +26,12 @@ class Batcher(Generic[In, Out]):
         max_batch: int,
         max_in_flight: int,
         max_waiting: int,
+        weigh: Callable[[In], int] = lambda _: 0,
+        max_weight: int = 0,
     ) -> None:
+        """Gather at most `max_batch` requests, weighing at most `max_weight` together; a heavier one goes alone."""
         self._call, self._name = call, name
+        self._weigh, self._max_weight = weigh, max_weight
         self._max_batch, self._max_in_flight, self._max_waiting = max_batch, max_in_flight, max_waiting
         self._waiting: deque[tuple[In, asyncio.Future[Out], float]] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -53,15 +57,23 @@ class Batcher(Generic[In, Out]):
     def _start(self) -> None:
         """Start calls while there are both waiting requests and free places in flight."""
         while self._waiting and len(self._in_flight) < self._max_in_flight:
-            batch: list[tuple[In, asyncio.Future[Out], float]] = []
-            while self._waiting and len(batch) < self._max_batch:
-                entry = self._waiting.popleft()
-                if not entry[1].done():  # its caller has gone
-                    batch.append(entry)
-            if batch:
+            if batch := self._next_batch():
                 task = asyncio.ensure_future(self._run(batch))
                 self._in_flight.add(task)
                 task.add_done_callback(self._finished)
+
+    def _next_batch(self) -> list[tuple[In, asyncio.Future[Out], float]]:
+        batch: list[tuple[In, asyncio.Future[Out], float]] = []
+        weight = 0
+        while self._waiting and len(batch) < self._max_batch:
+            request, answer, _ = self._waiting[0]
+            if not answer.done():  # else its caller has gone
+                weight += self._weigh(request)
+                if batch and weight > self._max_weight:
+                    break
+                batch.append(self._waiting[0])
+            self._waiting.popleft()
+        return batch
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)

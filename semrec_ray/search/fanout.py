@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from semrec_ray.config import BatchConfig
@@ -13,6 +14,11 @@ from semrec_ray.store.buckets import bucket_of, owners
 from semrec_ray.types import FetchQuery, Found, Hits, ItemRow, PartStatus, ShardQuery
 
 logger = logging.getLogger(__name__)
+
+# Serve's gRPC handles carry 4 MiB a message: these keep far from it, whatever callers send.
+MESSAGE_BYTES = 2**20  # of queries with their exclusions
+MESSAGE_ITEMS = 512  # of items to fetch: 8 KiB for each
+FETCH_ITEMS = 128  # of one request to fetch: what it cannot share a message with waits for the next
 
 
 class ShardPort(Protocol):
@@ -40,15 +46,21 @@ class Fanout:
         self.shards = tuple(shards)
         self._owners = owners(len(shards))
         limits = batch.model_dump()
-        self._search = [Batcher(shard.search, name=shard.name, **limits) for shard in shards]
-        self._fetch = [Batcher(shard.fetch, name=shard.name, **limits) for shard in shards]
+        searching = limits | {"weigh": query_bytes, "max_weight": MESSAGE_BYTES}
+        fetching = limits | {"weigh": lambda query: len(query.item_ids), "max_weight": MESSAGE_ITEMS}
+        self._search = [Batcher(shard.search, name=shard.name, **searching) for shard in shards]
+        self._fetch = [Batcher(shard.fetch, name=shard.name, **fetching) for shard in shards]
 
     async def search(self, query: ShardQuery, *, total_rows: int, deadline: float) -> Found:
         """Return the k best rows of all shards that answer before `deadline` (a time of the loop's clock).
 
         A query that a shard refuses (InvalidRequest), and one that no shard could take or answer, is an error.
         """
-        asked = (batcher.submit(query, deadline) for batcher in self._search)
+        excluded = self._by_owner(query.exclude)
+        asked = (
+            batcher.submit(replace(query, exclude=tuple(excluded.get(shard, ()))), deadline)
+            for shard, batcher in enumerate(self._search)
+        )
         answers = await asyncio.gather(*asked, return_exceptions=True)
         hits = [answer for answer in answers if isinstance(answer, Hits)]
         missing = self._missing(answers)
@@ -57,26 +69,40 @@ class Fanout:
         return merge(hits, query.k, total_rows=total_rows, missing=missing)
 
     async def fetch(
-        self, release: str, item_ids: Iterable[str], *, deadline: float, vectors: bool = False
+        self,
+        release: str,
+        item_ids: Iterable[str],
+        *,
+        deadline: float,
+        fields: tuple[str, ...] | None = None,
+        vectors: bool = False,
     ) -> tuple[dict[str, ItemRow], tuple[str, ...]]:
-        """Return the rows of the items that exist, asked of their owners, and the shards that did not answer."""
-        wanted: dict[int, list[str]] = {}
-        for item_id in item_ids:
-            wanted.setdefault(self._owners[bucket_of(item_id)], []).append(item_id)
-        asked = (
-            self._fetch[shard].submit(FetchQuery(release, tuple(ids), vectors), deadline)
-            for shard, ids in wanted.items()
-        )
+        """Return the rows of the items that exist, asked of their owners, and the shards that did not answer.
+
+        `fields` None means every column.
+        """
+        parts = [
+            (shard, tuple(ids[start : start + FETCH_ITEMS]))
+            for shard, ids in self._by_owner(item_ids).items()
+            for start in range(0, len(ids), FETCH_ITEMS)
+        ]
+        asked = (self._fetch[shard].submit(FetchQuery(release, ids, fields, vectors), deadline) for shard, ids in parts)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         rows: dict[str, ItemRow] = {}
-        missing = []
-        for shard, answer in zip(wanted, answers, strict=True):
+        missing: dict[str, None] = {}
+        for (shard, _), answer in zip(parts, answers, strict=True):
             if isinstance(answer, BaseException):
                 logger.warning("%s did not fetch: %r", self.shards[shard].name, answer)
-                missing.append(self.shards[shard].name)
+                missing[self.shards[shard].name] = None
             else:
                 rows |= answer
         return rows, tuple(missing)
+
+    def _by_owner(self, item_ids: Iterable[str]) -> dict[int, list[str]]:
+        owned: dict[int, list[str]] = {}
+        for item_id in item_ids:
+            owned.setdefault(self._owners[bucket_of(item_id)], []).append(item_id)
+        return owned
 
     def _missing(self, answers: Sequence[Hits | BaseException]) -> list[str]:
         missing = []
@@ -87,6 +113,12 @@ class Fanout:
                 logger.warning("%s did not search: %r", shard.name, answer)
                 missing.append(shard.name)
         return missing
+
+
+def query_bytes(query: ShardQuery) -> int:
+    """Return about how many bytes a query takes in a message."""
+    vector = 0 if query.vector is None else query.vector.nbytes
+    return 256 + vector + sum(len(item_id) + 4 for item_id in query.exclude)
 
 
 def _why_nothing(answers: Sequence[Hits | BaseException]) -> BaseException:

@@ -14,7 +14,7 @@ import torch
 
 from semrec_ray.errors import SemrecError, StoreError
 from semrec_ray.search.exact import top_k
-from semrec_ray.search.filters import FilterMasks
+from semrec_ray.search.filters import FilterMasks, Mask
 from semrec_ray.store.items import INTERNAL, read_items
 from semrec_ray.store.tables import Store
 from semrec_ray.store.users import POPULARITY_TABLE
@@ -39,31 +39,37 @@ class ShardRows:
 
     def search(self, queries: Sequence[ShardQuery]) -> list[Hits | SemrecError]:
         """Return each query's hits or error, in its place; queries with a vector share one matrix product."""
-        answers: list[Hits | SemrecError | None] = [None] * len(queries)
-        keeps: dict[int, npt.NDArray[np.bool_] | None] = {}
-        for i, query in enumerate(queries):
+        answers: dict[int, Hits | SemrecError] = {}
+        near: list[tuple[int, Vector, Mask | None]] = []
+        for place, query in enumerate(queries):
             try:
-                keeps[i] = self._keep(query)
+                keep = self._keep(query)
             except SemrecError as error:
-                answers[i] = error
-        ranked = [i for i in keeps if queries[i].vector is not None]
-        for i, (rows, scores) in zip(ranked, self._nearest(queries, ranked, keeps), strict=True):
-            answers[i] = self._hits(rows, scores)
-        for i in keeps.keys() - set(ranked):
-            answers[i] = self._most_popular(queries[i].k, keeps[i])
-        return [answer for answer in answers if answer is not None]
+                answers[place] = error
+                continue
+            if query.vector is None:
+                answers[place] = self._most_popular(query.k, keep)
+            else:
+                near.append((place, query.vector, keep))
+        if near:
+            places, vectors, keeps = zip(*near, strict=True)
+            matrix = torch.from_numpy(np.stack(vectors)).to(self.vectors.device)
+            found = top_k(self.vectors, matrix, [queries[place].k for place in places], keeps, self.longest)
+            answers |= {place: self._hits(*best) for place, best in zip(places, found, strict=True)}
+        return [answers[place] for place in range(len(queries))]
 
     def fetch(self, query: FetchQuery) -> dict[str, ItemRow]:
-        """Return the columns (and vectors, if wanted) of the items that this shard holds."""
+        """Return the wanted columns (and vectors, if wanted) of the items that this shard holds."""
         held = [item_id for item_id in query.item_ids if item_id in self.row_of]
         rows = [self.row_of[item_id] for item_id in held]
-        columns = self.table.take(rows).to_pylist() if rows else []
+        wanted = self.table if query.fields is None else self.table.select(query.fields)
+        columns = wanted.take(rows).to_pylist() if rows and wanted.num_columns else [{}] * len(rows)
         if not query.vectors:
             return {item_id: ItemRow(c) for item_id, c in zip(held, columns, strict=True)}
         vectors = self.vectors[rows].cpu().numpy() if rows else []
         return {item_id: ItemRow(c, v) for item_id, c, v in zip(held, columns, vectors, strict=True)}
 
-    def _keep(self, query: ShardQuery) -> npt.NDArray[np.bool_] | None:
+    def _keep(self, query: ShardQuery) -> Mask | None:
         excluded = [self.row_of[item_id] for item_id in query.exclude if item_id in self.row_of]
         if not query.filter and not excluded:
             return None
@@ -73,21 +79,7 @@ class ShardRows:
             keep[excluded] = False
         return keep
 
-    def _nearest(
-        self,
-        queries: Sequence[ShardQuery],
-        ranked: Sequence[int],
-        keeps: dict[int, npt.NDArray[np.bool_] | None],
-    ) -> list[tuple[npt.NDArray[np.int64], Vector]]:
-        if not ranked:
-            return []
-        matrix = torch.from_numpy(np.stack([vector for i in ranked if (vector := queries[i].vector) is not None])).to(
-            self.vectors.device
-        )
-        ks = [queries[i].k for i in ranked]
-        return top_k(self.vectors, matrix, ks, [keeps[i] for i in ranked], self.longest)
-
-    def _most_popular(self, k: int, keep: npt.NDArray[np.bool_] | None) -> Hits:
+    def _most_popular(self, k: int, keep: Mask | None) -> Hits:
         order = self.by_popularity if keep is None else self.by_popularity[keep[self.by_popularity]]
         return self._hits(order[:k], self.popularity[order[:k]])
 

@@ -74,6 +74,21 @@ def test_what_waits_while_calls_are_in_flight_becomes_the_next_call_up_to_the_la
     asyncio.run(scenario())
 
 
+def test_a_batch_weighs_no_more_than_it_may_and_a_heavier_request_goes_alone():
+    async def scenario():
+        callee = Callee()
+        batcher: Batcher[int, int] = Batcher(
+            callee, name="c", max_batch=9, max_in_flight=1, max_waiting=99, weigh=lambda x: x, max_weight=10
+        )
+        tasks = await started(batcher, 0)
+        tasks += await started(batcher, 4, 5, 2, 50, 1, 9)
+        callee.gate.set()
+        await asyncio.gather(*tasks)
+        assert callee.batches == [[0], [4, 5], [2], [50], [1, 9]]
+
+    asyncio.run(scenario())
+
+
 def test_one_requests_error_is_its_own():
     async def scenario():
         callee = Callee()

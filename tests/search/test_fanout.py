@@ -1,4 +1,5 @@
 import asyncio
+import pickle
 
 import numpy as np
 import pytest
@@ -90,6 +91,52 @@ def test_items_are_fetched_from_their_owners_only():
     assert missing == ()
     for i, shard in enumerate(shards):
         assert sorted(shard.fetched) == sorted(item_id for item_id in ids if owners(3)[bucket_of(item_id)] == i)
+
+
+def test_each_shard_gets_the_exclusions_that_are_its_own():
+    seen: dict[str, tuple[str, ...]] = {}
+
+    class Watched(Shard):
+        async def search(self, queries):
+            seen[self.name] = queries[0].exclude
+            return await super().search(queries)
+
+    ids = tuple(f"item {i}" for i in range(50))
+
+    async def scenario():
+        fanout = Fanout([Watched(f"shard-{i}", hits()) for i in range(3)], BatchConfig())
+        deadline = asyncio.get_running_loop().time() + 5
+        await fanout.search(ShardQuery("r", None, 3, None, ids), total_rows=30, deadline=deadline)
+
+    asyncio.run(scenario())
+    for i in range(3):
+        assert set(seen[f"shard-{i}"]) == {item_id for item_id in ids if owners(3)[bucket_of(item_id)] == i}
+
+
+def test_what_travels_together_stays_below_what_a_message_carries():
+    sizes: list[int] = []
+
+    class Watched(Shard):
+        async def search(self, queries):
+            sizes.append(len(pickle.dumps(queries)))
+            return await super().search(queries)
+
+        async def fetch(self, queries):
+            sizes.append(sum(len(query.item_ids) for query in queries) * 2**13)
+            return await super().fetch(queries)
+
+    exclude = tuple(f"a rather long item id {i}" for i in range(20_000))
+
+    async def scenario():
+        fanout = Fanout([Watched("shard-0", hits())], BatchConfig())
+        deadline = asyncio.get_running_loop().time() + 30
+        query = ShardQuery("r", np.ones(384, np.float32), 3, None, exclude)
+        await asyncio.gather(*(fanout.search(query, total_rows=10, deadline=deadline) for _ in range(20)))
+        await asyncio.gather(*(fanout.fetch("r", exclude[:1000], deadline=deadline) for _ in range(5)))
+
+    asyncio.run(scenario())
+    assert len(sizes) > 10
+    assert max(sizes) <= 4 * 2**20
 
 
 def test_fetching_from_a_shard_that_hangs_names_it_and_gives_the_rest():

@@ -59,6 +59,8 @@ def test_fetch_gives_columns_and_vectors_of_the_items_it_holds(shard):
     assert rows["42"].columns == {"item_id": "42", "year": 1942}
     assert rows["7"].vector.tolist() == shard.vectors[shard.row_of["7"]].tolist()
     assert shard.fetch(FetchQuery("r", ("7",)))["7"].vector is None
+    assert shard.fetch(FetchQuery("r", ("7",), fields=("year",)))["7"].columns == {"year": 1907}
+    assert shard.fetch(FetchQuery("r", ("7",), fields=(), vectors=True))["7"].vector is not None
     assert shard.fetch(FetchQuery("r", ("nobody",), vectors=True)) == {}
 
 
