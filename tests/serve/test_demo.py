@@ -1,10 +1,13 @@
 """`semrec demo` as a user runs it, on ports of its own."""
 
+import contextlib
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 
@@ -14,15 +17,21 @@ from tests.serve.conftest import ROOT, SCRIPTS, Served
 TIMEOUT_S = 150
 
 
-def processes_of_session(session: int) -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "sid=,stat=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
-    return [row[2] for row in rows if row[0] == str(session) and not row[1].startswith("Z")]
+def processes() -> Iterator[tuple[int, str, int, int]]:
+    """Yield (pid, state, parent, session) of every process, from /proc."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            pid, rest = stat.read_text().split(" ", 1)
+            state, parent, _, session = rest.rpartition(")")[2].split()[:4]
+            yield int(pid), state, int(parent), int(session)
 
 
-def children(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=True)
-    return [int(word) for word in listed.stdout.split()]
+def alive_in_session(session: int) -> list[int]:
+    return [pid for pid, state, _, its in processes() if its == session and state != "Z"]
+
+
+def children(of: int) -> list[int]:
+    return [pid for pid, _, parent, _ in processes() if parent == of]
 
 
 def semrec(*words: str) -> subprocess.CompletedProcess[str]:
@@ -53,7 +62,7 @@ def test_the_demo_shows_its_tables_stays_up_and_ends_all_it_started(served: Serv
     for sample in ("GET /v1/search", "GET /v1/similar/1", "GET /v1/recommend/651", "POST /v1/query", "Toy Story 2"):
         assert sample in shown
     time.sleep(1)  # the workers notice that their raylet has gone
-    assert processes_of_session(head) == []
+    assert alive_in_session(head) == []
 
 
 def test_the_demo_does_not_replace_what_a_cluster_serves_already(served: Served):
