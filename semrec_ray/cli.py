@@ -95,10 +95,12 @@ def releases(store: StoreOption = None, channel: ChannelOption = "live") -> None
     target = Store(resolve_store(store))
     pointed = read_channel(target, channel)
     table = Table("", "release", "items", "users", "events", "space", "created")
+    table.columns[1].no_wrap = table.columns[6].no_wrap = True  # names to copy
+    table.columns[5].overflow = "fold"
     for release in read_releases(target):
         mark = "*" if pointed and pointed.release == release.name else ""
         counts = (release.items, release.metrics["users"], release.metrics["events"])
-        table.add_row(mark, release.name, *(f"{count:,}" for count in counts), release.space, release.created)
+        table.add_row(mark, release.name, *(f"{count:,}" for count in counts), release.space, release.created[:19])
     console.print(table)
 
 
@@ -129,6 +131,7 @@ def status(url: Annotated[str, typer.Option(help="the served app")] = "http://12
     word = "[green]ready[/green]" if answer["ready"] else f"[red]not ready[/red]: {answer['reason']}"
     console.print(f"{word}   release {answer['release']}   coverage {answer['coverage']:.2f}")
     table = Table("part", "rows", "device", "releases", "error")
+    table.columns[3].overflow = "fold"
     for part in answer["shards"] + answer["parts"]:
         rows, held = f"{part['rows']:,}", ", ".join(part["releases"])
         table.add_row(part["name"], rows, part["device"], held, part["error"] or "")
