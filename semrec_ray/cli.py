@@ -94,13 +94,14 @@ def releases(store: StoreOption = None, channel: ChannelOption = "live") -> None
     """List the releases, the newest first; * marks the one the channel points at."""
     target = Store(resolve_store(store))
     pointed = read_channel(target, channel)
-    table = Table("", "release", "items", "users", "events", "space", "created")
-    table.columns[1].no_wrap = table.columns[6].no_wrap = True  # names to copy
+    table = Table("", "release (UTC)", "items", "users", "events", "space")
+    for column in table.columns[:5]:
+        column.no_wrap = True
     table.columns[5].overflow = "fold"
     for release in read_releases(target):
         mark = "*" if pointed and pointed.release == release.name else ""
         counts = (release.items, release.metrics["users"], release.metrics["events"])
-        table.add_row(mark, release.name, *(f"{count:,}" for count in counts), release.space, release.created[:19])
+        table.add_row(mark, release.name, *(f"{count:,}" for count in counts), release.space)
     console.print(table)
 
 
