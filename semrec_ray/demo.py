@@ -100,7 +100,10 @@ def _run_pipeline(dashboard: str, store: str, source: str) -> None:
             for line in text.splitlines():
                 console.print(f"  {line}", style="dim", highlight=False, markup=False, soft_wrap=True)
 
-    asyncio.run(asyncio.wait_for(follow(), JOB_TIMEOUT_S))
+    try:
+        asyncio.run(asyncio.wait_for(follow(), JOB_TIMEOUT_S))
+    except (RuntimeError, TimeoutError) as error:
+        raise Unavailable(f"lost sight of the job {job} at {dashboard}: {error or 'it takes too long'}") from error
     wait_until(lambda: client.get_job_status(job).is_terminal(), 30, f"job {job} does not end")
     if client.get_job_status(job) != JobStatus.SUCCEEDED:
         raise Unavailable(f"the job {job} failed; its log is above and at {dashboard}")
