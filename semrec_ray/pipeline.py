@@ -34,7 +34,7 @@ from semrec_ray.types import Space, Vector
 logger = logging.getLogger(__name__)
 
 GIVEN = "given"  # the space of vectors that came with the items
-DTYPES = ("float16", "float32")  # of given vectors
+LARGEST = {"float16": 65504.0, "float32": 1e12}  # of given vectors; beyond, inner products could overflow float32
 
 Progress = Callable[[str], None]
 Embed = Callable[[pa.Table], Iterator[pa.Table]]  # (item_id, text_hash, text) -> (item_id, text_hash, embedding)
@@ -72,8 +72,8 @@ def import_data(
     replace: bool = False,
 ) -> ImportReport:
     """Read a source, check all of it, then write its tables; an error leaves the store as it was."""
-    if dtype not in DTYPES:
-        raise InvalidRequest(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if dtype not in LARGEST:
+        raise InvalidRequest(f"dtype {dtype!r} is not one of {', '.join(LARGEST)}")
     read = read_source(source, items=items, events=events)
     _check_vectors(store, read, dtype, replace=replace)
     write_items(store, read.items, replace=replace)
@@ -96,18 +96,16 @@ def _check_vectors(store: Store, read: Imported, dtype: str, *, replace: bool) -
     """Raise where given vectors do not fit the number type or the vectors that the store has already."""
     if read.vectors is None:
         return
-    if dtype == "float16":
-        matrix = as_matrix(read.vectors["vector"])
-        beyond = np.flatnonzero(np.abs(matrix).max(axis=1) > np.finfo(np.float16).max)
-        if len(beyond):
-            item_id = read.vectors["item_id"][int(beyond[0])].as_py()
-            largest = float(np.abs(matrix[beyond[0]]).max())
-            raise BadInput(
-                "vectors",
-                None,
-                f"the vector of item {item_id!r} has a value of {largest:g}, beyond float16",
-                "Scale the vectors, or import with --dtype float32",
-            )
+    largest = np.abs(as_matrix(read.vectors["vector"])).max(axis=1)
+    beyond = np.flatnonzero(largest > LARGEST[dtype])
+    if len(beyond):
+        item_id = read.vectors["item_id"][int(beyond[0])].as_py()
+        raise BadInput(
+            "vectors",
+            None,
+            f"the vector of item {item_id!r} has a value of {largest[beyond[0]]:g}; {dtype} takes up to {LARGEST[dtype]:g}",
+            "Scale the vectors, or import with --dtype float32",
+        )
     stored = store.find(vectors_table(GIVEN))
     dims = read.vectors["vector"].type.list_size
     if stored is not None and not replace:

@@ -243,7 +243,7 @@ def write_bad(path, text: bytes) -> list[str]:
             b'{"item_id": "1", "title": "A", "vector": [1, 2]}\n{"item_id": "2", "title": "B", "vector": [1]}\n',
             "row 2",
         ),
-        ("g.csv", b'item_id,title,vector\n1,A,"[1e30, 0]"\n', "float16.*--dtype float32"),
+        ("g.csv", b'item_id,title,vector\n1,A,"[1e30, 0]"\n', r"1e\+30; float16 takes up to 65504.*--dtype float32"),
     ],
 )
 def test_a_bad_file_is_an_error_that_names_it_and_the_store_stays_as_it_was(live_store, tmp_path, name, text, message):
@@ -261,6 +261,16 @@ def test_given_vectors_of_another_length_than_the_stores_are_refused(live_store,
     with pytest.raises(BadInput, match="2 values of float16, the store has 8"):
         import_data(live_store, "files", items=bad)
     assert snapshot(live_store) == before
+
+
+def test_float32_keeps_what_float16_cannot_and_has_its_bound_too(store, tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"item_id": "a", "title": "A", "vector": [70000.5, 1e-9]}\n')
+    import_data(store, "files", items=[str(path)], dtype="float32")
+    assert as_matrix(read_vectors(store, "given")["vector"]).tolist() == np.float32([[70000.5, 1e-9]]).tolist()
+    path.write_text('{"item_id": "a", "title": "A", "vector": [1e13, 0]}\n')
+    with pytest.raises(BadInput, match=r"1e\+13; float32 takes up to 1e\+12"):
+        import_data(store, "files", items=[str(path)], dtype="float32")
 
 
 def test_an_unknown_dtype_lists_those_there_are(store, files):
