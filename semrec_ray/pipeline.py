@@ -103,7 +103,8 @@ def _check_vectors(store: Store, read: Imported, dtype: str, *, replace: bool) -
         raise BadInput(
             "vectors",
             None,
-            f"the vector of item {item_id!r} has a value of {largest[beyond[0]]:g}; {dtype} takes up to {LARGEST[dtype]:g}",
+            f"the vector of item {item_id!r} has a value of {largest[beyond[0]]:g}; "
+            f"{dtype} takes up to {LARGEST[dtype]:g}",
             "Scale the vectors, or import with --dtype float32",
         )
     stored = store.find(vectors_table(GIVEN))

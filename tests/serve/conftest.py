@@ -40,7 +40,7 @@ class Served:
         """Run a job as the README says; return the JSON of its last line."""
         words = [str(SCRIPTS / "ray"), "job", "submit", "--address", self.dashboard, "--working-dir", str(ROOT), "--"]
         done = subprocess.run(
-            [*words, "python", "-m", *command], capture_output=True, text=True, timeout=280, check=False
+            [*words, "python", "-m", *command], capture_output=True, text=True, timeout=500, check=False
         )
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
@@ -85,7 +85,7 @@ def cluster() -> Iterator[Served]:
             ServeSubmissionClient(node.dashboard).deploy_applications(deployment(store, port))
             for topology in TOPOLOGIES:
                 alive = served.url(topology, "/healthz")
-                wait_until(lambda url=alive: answers(url), 120, f"{topology} does not come up, see {node.log}")
+                wait_until(lambda url=alive: answers(url), 300, f"{topology} does not come up, see {node.log}")
                 served.before[topology] = httpx.get(served.url(topology, "/readyz"))
             yield served
     finally:
@@ -102,5 +102,5 @@ def served(cluster: Served) -> Served:
     cluster.jobs["publish"] = cluster.submit("jobs.publish", "--channel", "live")
     for topology in TOPOLOGIES:
         ready = cluster.url(topology, "/readyz")
-        wait_until(lambda url=ready: answers(url), 90, f"{topology} does not become ready")
+        wait_until(lambda url=ready: answers(url), 240, f"{topology} does not become ready")
     return cluster

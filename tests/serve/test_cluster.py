@@ -214,13 +214,14 @@ def replica_pid(served: Served, app: str, name: str) -> int:
 
 def test_a_killed_shard_makes_partial_answers_and_comes_back_by_itself(served, http, truth):
     held = {shard["name"]: shard["rows"] for shard in http.get("/sharded/v1/status").json()["shards"]}
-    body = {"vector": truth.vectors[0].tolist(), "k": K, "timeout_s": 1.0}
+    body = {"vector": truth.vectors[0].tolist(), "k": K, "timeout_s": 1.5}
     os.kill(replica_pid(served, "sharded", "shard-1"), signal.SIGKILL)
-    partial = http.post("/sharded/v1/query", json=body)
-    assert partial.status_code == 200
-    assert partial.json()["missing"] == ["shard-1"]
-    assert partial.json()["coverage"] == held["shard-0"] / 9066
-    assert len(partial.json()["items"]) == K
+    answers = [http.post("/sharded/v1/query", json=body) for _ in range(5)]
+    assert {response.status_code for response in answers} == {200}
+    partial = next(response.json() for response in answers if response.json()["missing"])
+    assert partial["missing"] == ["shard-1"]
+    assert partial["coverage"] == held["shard-0"] / 9066
+    assert [item["title"] is not None for item in partial["items"]] == [True] * K
     refused = http.post("/sharded/v1/query", json=body | {"min_coverage": 0.9})
     assert refused.status_code in (200, 503)  # 200 where the shard is back already
     wait_until(

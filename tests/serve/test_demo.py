@@ -14,7 +14,7 @@ import httpx
 from semrec_ray.cluster import free_port
 from tests.serve.conftest import ROOT, SCRIPTS, Served
 
-TIMEOUT_S = 150
+TIMEOUT_S = 300
 
 
 def processes() -> Iterator[tuple[int, str, int, int]]:
