@@ -3,14 +3,16 @@
 import asyncio
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, Unavailable
+from semrec_ray.parts import open_profiles, open_shard, open_text_encoders
 from semrec_ray.publishing import publish
-from semrec_ray.recommender import Recommender
+from semrec_ray.recommender import Recommender, compose
 from semrec_ray.types import Example, Query, Slate
-from tests.conftest import catalog, fill
+from tests.conftest import catalog, fill, ratings
 
 
 def answer(config: AppConfig, *queries: Query) -> list[Slate]:
@@ -84,6 +86,35 @@ def test_a_filter_and_exclusions_still_fill_k(config, table):
     assert all(item["categories"] == ["Drama"] for item in slate.items)
     assert slate.items[0].keys() >= {"item_id", "score", "title", "text", "year", "platforms", "popularity"}
     assert "bucket" not in slate.items[0]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 5])
+def test_the_answer_is_the_same_to_the_bit_whatever_the_number_of_shards(store, rng, shards):
+    table = catalog(rng, n=200).to_pylist()
+    for i in range(40, 80):
+        table[i]["vector"] = table[40]["vector"]  # planted ties
+    fill(store, pa.Table.from_pylist(table), ratings([("ann", f"i{i:03d}", 1.0 + i % 5, i) for i in range(30)]))
+    publish(store)
+    config = AppConfig(auth={"mode": "none"}, store=store.uri)
+    queries = [
+        Query((Example(item_id="i040"),), k=60),
+        Query((Example(user_id="ann"),), k=200),
+        Query((Example(vector=rng.normal(size=8).tolist()),), k=7, filter={"year": {"$gte": 2000}}),
+        Query((Example(user_id="nobody"),), k=50, exclude=("i001", "i002")),
+    ]
+
+    async def scenario():
+        parts = [open_shard(config, i, shards=shards) for i in range(shards)]
+        others = open_profiles(config), open_text_encoders(config)
+        for part in (*parts, *others):
+            part.held.refresh()
+        recommender = compose(config, parts, *others)
+        await recommender.serving.refresh()
+        return [await recommender.query(query) for query in queries]
+
+    for slate, whole in zip(asyncio.run(scenario()), answer(config, *queries), strict=True):
+        assert slate.items == whole.items
+        assert slate.coverage == 1.0
 
 
 def test_pages_are_cuts_of_one_list(config):

@@ -3,10 +3,12 @@ import pyarrow as pa
 import pytest
 
 from semrec_ray.errors import SemrecError, StoreError
+from semrec_ray.publishing import publish
 from semrec_ray.search.shard import ShardRows, choose_device, load_shard
 from semrec_ray.store.buckets import buckets_owned
 from semrec_ray.store.releases import read_channel, read_release
 from semrec_ray.types import FetchQuery, Release, ShardQuery
+from tests.conftest import catalog, fill
 
 
 @pytest.fixture
@@ -100,3 +102,14 @@ def test_asking_for_a_gpu_that_is_not_there_says_so(monkeypatch):
     assert choose_device(0) == "cpu"
     with pytest.raises(SemrecError, match="sees no GPU"):
         choose_device(1)
+
+
+def test_a_shard_that_owns_no_item_of_a_small_catalog_answers_with_none(store, rng):
+    fill(store, catalog(rng, n=2))
+    publish(store)
+    parts = [load_shard(store, live_release(store), buckets_owned(i, 5), "cpu") for i in range(5)]
+    assert sorted(len(part.item_ids) for part in parts) in ([0, 0, 0, 0, 2], [0, 0, 0, 1, 1])
+    query = ShardQuery("r", np.ones(8, np.float32), 3, {"year": {"$gte": 0}})
+    found = [part.search([query, ShardQuery("r", None, 3)]) for part in parts]
+    assert sum(len(near.item_ids) for near, _ in found) == 2
+    assert sum(len(popular.item_ids) for _, popular in found) == 2
