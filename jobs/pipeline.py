@@ -6,16 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from jobs.embed import embed_on_ray
-from jobs.options import StoreOption, open_store, progress, run
+from jobs.options import EventsOption, ItemsOption, MapOption, SourceOption, StoreOption, open_store, progress, run
 from semrec_ray.config import DEFAULT_MODEL, DEMO_MODEL
-from semrec_ray.pipeline import embed, import_data
+from semrec_ray.pipeline import column_map, embed, import_data
 from semrec_ray.publishing import publish
 
 
 def main(
-    source: Annotated[str, typer.Option(help="demo | demo-large | files")] = "demo",
-    items: Annotated[list[str] | None, typer.Option(help="item files (Parquet, CSV, JSONL), for files")] = None,
-    events: Annotated[list[str] | None, typer.Option(help="event files, for files")] = None,
+    source: SourceOption = "demo",
+    items: ItemsOption = None,
+    events: EventsOption = None,
+    map: MapOption = None,
     model: Annotated[str | None, typer.Option(help="hub name, folder, or package:NAME")] = None,
     actors: Annotated[int | None, typer.Option(help="[default: one per GPU, else one per CPU]")] = None,
     channel: Annotated[str, typer.Option(help="the channel to move")] = "live",
@@ -24,7 +25,7 @@ def main(
     """Take a catalog from its files to a live release. Given vectors are published as they are."""
     target = open_store(store)
     progress(f"1/3 importing {source} into {target.uri}")
-    imported = import_data(target, source, items=items or (), events=events or ())
+    imported = import_data(target, source, items=items or (), events=events or (), columns=column_map(map or ()))
     progress(f"    {imported.items:,} items, {imported.events:,} events")
     report: dict[str, Any] = {"import": asdict(imported)}
     if not imported.vectors:

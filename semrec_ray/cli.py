@@ -54,16 +54,22 @@ def demo(
 
 @app.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="demo | demo-large | files")],
-    items: Annotated[list[str] | None, typer.Option(help="item files (Parquet, CSV, JSONL); repeatable")] = None,
-    events: Annotated[list[str] | None, typer.Option(help="event files; repeatable")] = None,
+    source: Annotated[str, typer.Argument(help="demo | demo-large | movielens:PATH_OR_NAME | files")],
+    items: Annotated[
+        list[str] | None, typer.Option(help="item files or globs (.parquet .csv .jsonl); repeatable")
+    ] = None,
+    events: Annotated[list[str] | None, typer.Option(help="event files or globs; repeatable")] = None,
+    map: Annotated[list[str] | None, typer.Option(help="a column of theirs=ours: movie=item_id; repeatable")] = None,
     dtype: Annotated[str, typer.Option(help="of given vectors: float16 | float32")] = "float16",
     replace: Annotated[bool, typer.Option(help="make this the whole catalog, instead of adding to it")] = False,
     store: StoreOption = None,
 ) -> None:
     """Read items and events into the store. Nothing is served before a publish."""
     target = Store(resolve_store(store))
-    report = pipeline.import_data(target, source, items=items or (), events=events or (), dtype=dtype, replace=replace)
+    columns = pipeline.column_map(map or ())
+    report = pipeline.import_data(
+        target, source, items=items or (), events=events or (), columns=columns, dtype=dtype, replace=replace
+    )
     _print(report)
 
 

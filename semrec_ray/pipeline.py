@@ -5,7 +5,7 @@ publish (`publishing.py`) names it. Jobs and the command line both call these fu
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from semrec_ray.encode import item_texts, open_encoder, text_hash
 from semrec_ray.errors import BadInput, InvalidRequest
 from semrec_ray.learn.content import content_space, write_content_vectors
 from semrec_ray.store.events import write_events
-from semrec_ray.store.items import read_items, write_items
+from semrec_ray.store.items import ITEMS_TABLE, read_items, write_items
 from semrec_ray.store.tables import Store
 from semrec_ray.store.vectors import (
     as_fixed_list,
@@ -68,15 +68,21 @@ def import_data(
     *,
     items: Sequence[str] = (),
     events: Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
     dtype: str = "float16",
     replace: bool = False,
 ) -> ImportReport:
-    """Read a source, check all of it, then write its tables; an error leaves the store as it was."""
+    """Read a source, check all of it, then write its tables; an error leaves the store as it was.
+
+    `columns` renames the files' columns. Without `replace`, events may also be of items that the store has.
+    """
     if dtype not in LARGEST:
         raise InvalidRequest(f"dtype {dtype!r} is not one of {', '.join(LARGEST)}")
-    read = read_source(source, items=items, events=events)
+    stored = None if replace or store.find(ITEMS_TABLE) is None else read_items(store, columns=["item_id"])["item_id"]
+    read = read_source(source, items=items, events=events, columns=columns, stored=stored)
     _check_vectors(store, read, dtype, replace=replace)
-    write_items(store, read.items, replace=replace)
+    if read.items.num_rows:
+        write_items(store, read.items, replace=replace)
     if read.vectors is not None:
         write_vectors(store, GIVEN, read.vectors, dtype=dtype, replace=replace)
         dims = read.vectors["vector"].type.list_size
@@ -119,6 +125,15 @@ def _check_vectors(store: Store, read: Imported, dtype: str, *, replace: bool) -
                 f"they are {dims} values of {dtype}, the store has {kept.list_size} of {kept.value_type}",
                 "Import the same kind, or all items again with --replace",
             )
+
+
+def column_map(words: Sequence[str]) -> dict[str, str]:
+    """Return {"movie": "item_id"} for ["movie=item_id"]; InvalidRequest for a word of another form."""
+    pairs = [word.split("=") for word in words]
+    for word, pair in zip(words, pairs, strict=True):
+        if len(pair) != 2 or not all(pair):
+            raise InvalidRequest(f"--map {word!r} is not of the form theirs=ours, such as movie=item_id")
+    return {theirs: ours for theirs, ours in pairs}
 
 
 def texts_to_embed(store: Store, model: str) -> tuple[pa.Table, int]:

@@ -11,7 +11,7 @@ import pytest
 from semrec_ray.config import ProfilesConfig
 from semrec_ray.errors import BadInput, IncompleteRelease, InvalidRequest, StoreError
 from semrec_ray.learn.content import SMALL_CATALOG
-from semrec_ray.pipeline import embed, embedded, import_data, texts_to_embed
+from semrec_ray.pipeline import column_map, embed, embedded, import_data, texts_to_embed
 from semrec_ray.publishing import publish
 from semrec_ray.store.items import read_items
 from semrec_ray.store.releases import read_channel, read_release, read_releases
@@ -213,6 +213,21 @@ def test_importing_the_same_files_twice_adds_nothing(store, files):
     again = import_data(store, "files", items=[files[0]], events=[files[1]])
     assert again.new_events == 0
     assert read_items(store).num_rows == 60
+
+
+def test_events_alone_are_added_to_a_catalog_that_is_there(live_store, tmp_path):
+    path = tmp_path / "events.csv"
+    path.write_text("who,item_id,time\nzoe,i003,5\nzoe,nothing,6\n")
+    report = import_data(live_store, "files", events=[str(path)], columns={"who": "user_id"})
+    assert (report.items, report.new_events, report.unknown_item_events) == (0, 1, 1)
+    assert publish(live_store).users == 4
+
+
+@pytest.mark.parametrize("word", ["movie", "movie=", "=item_id", "a=b=c"])
+def test_a_map_of_another_form_is_refused(word):
+    assert column_map(["movie=item_id", "stars=rating"]) == {"movie": "item_id", "stars": "rating"}
+    with pytest.raises(InvalidRequest, match=f"--map '{word}' is not of the form theirs=ours"):
+        column_map([word])
 
 
 def test_an_import_that_replaces_leaves_only_what_it_brought(store, files, tmp_path):

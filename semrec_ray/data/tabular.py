@@ -1,8 +1,10 @@
 """Item and event files in, one checked import out: Parquet, CSV, TSV and JSON lines, in any mix."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from glob import glob, has_magic
 from itertools import accumulate
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -20,17 +22,32 @@ from semrec_ray.data.tables import (
 from semrec_ray.errors import BadInput
 
 
-def read_files(items: Sequence[str], events: Sequence[str]) -> Imported:
+def read_files(
+    items: Sequence[str],
+    events: Sequence[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    stored: pa.ChunkedArray | None = None,
+) -> Imported:
     """Return what the files hold, in the order given, as one import; BadInput names the file and the row.
 
-    A column that some files lack is null for their items. Event columns that are not kept are noted.
+    A path may be a glob (`ratings-*.parquet`), its files in the order of their names. `columns` renames the
+    files' columns: {"movie": "item_id"}. Events may also be of the `stored` item ids. A column that some files
+    lack is null for their items. Event columns that are not kept are noted.
     """
-    if not items:
+    items, events, columns = matching(items), matching(events), columns or {}
+    if not items and (stored is None or not events):
         raise BadInput("items", None, "no file is given", "Give at least one item file")
-    checked = [checked_items(read_table(path, ITEM_COLUMNS), path) for path in items]
-    catalog = _joined_items([table for table, _ in checked], items)
-    raw = [read_table(path, EVENTS.names) for path in events]
-    known = catalog["item_id"].combine_chunks()
+    raw_items = _read(items, ITEM_COLUMNS, columns)
+    raw = _read(events, EVENTS.names, columns)
+    _refuse_unknown_names(columns, [*raw_items, *raw])
+    checked = [
+        checked_items(_renamed(table, path, columns), path) for table, path in zip(raw_items, items, strict=True)
+    ]
+    catalog = _joined_items([table for table, _ in checked], items) if items else ITEMS.empty_table()
+    raw = [_renamed(table, path, columns) for table, path in zip(raw, events, strict=True)]
+    ids = [catalog["item_id"], *([] if stored is None else [stored])]
+    known = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string()).combine_chunks()
     counted = [checked_events(table, path, known) for table, path in zip(raw, events, strict=True)]
     return imported(
         items=catalog,
@@ -39,6 +56,42 @@ def read_files(items: Sequence[str], events: Sequence[str]) -> Imported:
         unknown=sum(unknown for _, unknown in counted),
         notes=_unused_columns(raw, events),
     )
+
+
+def matching(paths: Sequence[str]) -> list[str]:
+    """Return the paths with every glob replaced by the files it matches, by name; BadInput where it matches none."""
+    found: list[str] = []
+    for path in paths:
+        if Path(path).exists() or not has_magic(path):
+            found.append(path)  # what is no file is refused by name when it is read
+        elif files := sorted(glob(path, recursive=True)):  # noqa: PTH207 (absolute patterns too)
+            found += files
+        else:
+            raise BadInput(path, None, "matches no file", "Check the pattern, and quote it from the shell")
+    return found
+
+
+def _read(paths: Sequence[str], known: Collection[str], columns: Mapping[str, str]) -> list[pa.Table]:
+    """Return every file's raw rows, as its columns are called there."""
+    theirs = {name for name, ours in columns.items() if ours in known}
+    return [read_table(path, {*known, *theirs}) for path in paths]
+
+
+def _renamed(table: pa.Table, path: str, columns: Mapping[str, str]) -> pa.Table:
+    names = [columns.get(name, name) for name in table.column_names]
+    for name in names:
+        if names.count(name) > 1:
+            problem = f"has the column {name!r} twice once its columns are renamed"
+            raise BadInput(path, None, problem, "Rename one of them to something else, or drop it")
+    return table.rename_columns(names)
+
+
+def _refuse_unknown_names(columns: Mapping[str, str], tables: Sequence[pa.Table]) -> None:
+    present = {name for table in tables for name in table.column_names}
+    for name in columns:
+        if name not in present:
+            problem = f"no file has the column {name!r} that is to be renamed"
+            raise BadInput("--map", None, problem, f"The columns are {', '.join(sorted(present))}")
 
 
 def _joined_items(tables: Sequence[pa.Table], paths: Sequence[str]) -> pa.Table:

@@ -172,3 +172,47 @@ def test_a_catalog_reads_back_the_same_from_parquet_csv_and_json_lines(catalog):
 def test_only_csv_cannot_tell_an_empty_text_from_none(tmp_path, form, text):
     write_in_every_form([{"item_id": "1", "title": "A", "text": ""}], tmp_path)
     assert read_files([str(tmp_path / f"i.{form}")], []).items["text"].to_pylist() == [text]
+
+
+def test_a_glob_stands_for_its_files_in_the_order_of_their_names(tmp_path):
+    for name, item in (("b", "2"), ("a", "1"), ("c", "3")):
+        (tmp_path / f"items-{name}.csv").write_text(f"item_id,title\n{item},T{item}\n")
+    read = read_files([str(tmp_path / "items-*.csv")], [])
+    assert read.items["item_id"].to_pylist() == ["1", "2", "3"]
+    with pytest.raises(BadInput, match=r"other-\*\.csv.*matches no file"):
+        read_files([str(tmp_path / "other-*.csv")], [])
+
+
+def test_columns_are_read_under_the_names_they_are_mapped_to(tmp_path):
+    items, events = tmp_path / "films.csv", tmp_path / "stars.csv"
+    items.write_text("movie,name,cost\n007,Bond,3.5\n")
+    events.write_text("who,movie,stars\nann,007,4.5\n")
+    columns = {"movie": "item_id", "name": "title", "who": "user_id", "stars": "rating", "cost": "price"}
+    read = read_files([str(items)], [str(events)], columns=columns)
+    assert read.items.select(["item_id", "title", "price"]).to_pylist() == [
+        {"item_id": "007", "title": "Bond", "price": 3.5}
+    ]
+    assert read.events.select(["user_id", "item_id", "rating"]).to_pylist() == [
+        {"user_id": "ann", "item_id": "007", "rating": 4.5}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [({"film": "item_id"}, "no file has the column 'film'.*item_id, title"), ({"title": "item_id"}, "'item_id' twice")],
+)
+def test_a_map_that_does_not_fit_the_files_is_refused(tmp_path, columns, message):
+    path = tmp_path / "films.csv"
+    path.write_text("item_id,title\n1,A\n")
+    with pytest.raises(BadInput, match=message):
+        read_files([str(path)], [], columns=columns)
+
+
+def test_events_may_be_of_items_that_are_stored_already(tmp_path):
+    events = tmp_path / "events.jsonl"
+    events.write_text('{"user_id": "u", "item_id": "old"}\n{"user_id": "u", "item_id": "gone"}\n')
+    read = read_files([], [str(events)], stored=pa.chunked_array([["old"]]))
+    assert read.events["item_id"].to_pylist() == ["old"]
+    assert (read.unknown_item_events, read.items.num_rows) == (1, 0)
+    with pytest.raises(BadInput, match="no file is given"):
+        read_files([], [str(events)])
