@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import Annotated, Any
 
 import orjson
@@ -36,12 +37,13 @@ def run(job: Callable[..., dict[str, Any]]) -> None:
     """Run a job from its command line; a SemrecError becomes one line on stderr and exit status 1."""
     configure_logging()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(job)
-    try:
-        report = app(standalone_mode=False)
-    except SemrecError as error:
-        sys.exit(f"error: {error.message}")
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    if isinstance(report, dict):
-        print(orjson.dumps(report).decode(), flush=True)
+
+    @app.command()
+    @wraps(job)
+    def command(*options: Any, **named: Any) -> None:  # noqa: ANN401 (the job's own)
+        try:
+            print(orjson.dumps(job(*options, **named)).decode(), flush=True)
+        except SemrecError as error:
+            sys.exit(f"error: {error.message}")
+
+    app()

@@ -60,3 +60,10 @@ def test_every_job_explains_itself(tmp_path, job):
     done = run(tmp_path, f"jobs.{job}", "--help")
     assert done.returncode == 0
     assert "--store" in done.stdout
+
+
+def test_a_misspelt_option_is_named(tmp_path):
+    done = run(tmp_path, "jobs.publish", "--chanel", "live")
+    assert done.returncode == 2
+    assert "--chanel" in done.stderr
+    assert "Traceback" not in done.stderr
