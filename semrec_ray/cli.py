@@ -62,14 +62,19 @@ def import_(
     map: Annotated[list[str] | None, typer.Option(help="a column of theirs=ours: movie=item_id; repeatable")] = None,
     dtype: Annotated[str, typer.Option(help="of given vectors: float16 | float32")] = "float16",
     replace: Annotated[bool, typer.Option(help="make this the whole catalog, instead of adding to it")] = False,
+    dry_run: Annotated[bool, typer.Option(help="read and check everything, show a sample, write nothing")] = False,
     store: StoreOption = None,
 ) -> None:
     """Read items and events into the store. Nothing is served before a publish."""
     target = Store(resolve_store(store))
     columns = pipeline.column_map(map or ())
-    report = pipeline.import_data(
+    read = pipeline.read_import(
         target, source, items=items or (), events=events or (), columns=columns, dtype=dtype, replace=replace
     )
+    if dry_run:
+        _print(pipeline.sample(read))
+        return
+    report = pipeline.write_import(target, read, dtype=dtype, replace=replace)
     _print(report)
 
 

@@ -7,6 +7,7 @@ publish (`publishing.py`) names it. Jobs and the command line both call these fu
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,7 +63,7 @@ class EmbedReport:
     unchanged: int
 
 
-def import_data(
+def read_import(
     store: Store,
     source: str,
     *,
@@ -71,8 +72,8 @@ def import_data(
     columns: Mapping[str, str] | None = None,
     dtype: str = "float16",
     replace: bool = False,
-) -> ImportReport:
-    """Read a source, check all of it, then write its tables; an error leaves the store as it was.
+) -> Imported:
+    """Return what a source holds, all of it checked, and write nothing: what `import_data` would write.
 
     `columns` renames the files' columns. Without `replace`, events may also be of items that the store has.
     """
@@ -81,6 +82,11 @@ def import_data(
     stored = None if replace or store.find(ITEMS_TABLE) is None else read_items(store, columns=["item_id"])["item_id"]
     read = read_source(source, items=items, events=events, columns=columns, stored=stored)
     _check_vectors(store, read, dtype, replace=replace)
+    return read
+
+
+def write_import(store: Store, read: Imported, *, dtype: str = "float16", replace: bool = False) -> ImportReport:
+    """Write the tables of a checked import: add to what is there, or make it the whole catalog."""
     if read.items.num_rows:
         write_items(store, read.items, replace=replace)
     if read.vectors is not None:
@@ -96,6 +102,35 @@ def import_data(
         unknown_item_events=read.unknown_item_events,
         notes=read.notes,
     )
+
+
+def import_data(
+    store: Store,
+    source: str,
+    *,
+    items: Sequence[str] = (),
+    events: Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
+    dtype: str = "float16",
+    replace: bool = False,
+) -> ImportReport:
+    """Read a source, check all of it, then write its tables; an error leaves the store as it was."""
+    read = read_import(store, source, items=items, events=events, columns=columns, dtype=dtype, replace=replace)
+    return write_import(store, read, dtype=dtype, replace=replace)
+
+
+def sample(read: Imported, rows: int = 3) -> dict[str, Any]:
+    """Return what an import holds in a few words of JSON: counts, columns, notes and the first rows."""
+    return {
+        "items": read.items.num_rows,
+        "events": read.events.num_rows,
+        "vectors": 0 if read.vectors is None else read.vectors.num_rows,
+        "unknown_item_events": read.unknown_item_events,
+        "notes": read.notes,
+        "columns": {field.name: str(field.type) for field in read.items.schema},
+        "first_items": read.items.slice(0, rows).to_pylist(),
+        "first_events": read.events.slice(0, rows).to_pylist(),
+    }
 
 
 def _check_vectors(store: Store, read: Imported, dtype: str, *, replace: bool) -> None:

@@ -67,3 +67,14 @@ def test_a_misspelt_option_is_named(tmp_path):
     assert done.returncode == 2
     assert "--chanel" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_dry_run_shows_what_would_be_read_and_writes_nothing(tmp_path, items):
+    store = tmp_path / "store"
+    words = ("jobs.import_data", "--source", "files", "--items", items, "--dry-run", "--store", str(store))
+    done = run(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (report["dry_run"], report["items"], report["vectors"]) == (True, 5, 5)
+    assert [item["title"] for item in report["first_items"]] == ["T0", "T1", "T2"]
+    assert not store.exists()
