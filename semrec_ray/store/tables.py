@@ -61,7 +61,11 @@ class Store:
         return None if dataset is None else int(dataset.version)
 
     def create(self, name: str, schema: pa.Schema) -> lance.LanceDataset:
-        """Return the table, made empty with this schema where there was none; two creators get one table."""
+        """Return the table, made empty with this schema where there was none.
+
+        Not exclusive yet: of two processes that make it at once, Lance commits the second as an overwrite, which
+        fails the first one's next write, and could drop what it wrote in between.
+        """
         dataset = self.find(name)
         if dataset is not None:
             return dataset
