@@ -3,8 +3,7 @@
 A release is one row of the table `releases`; the versions it names are pinned by a Lance tag before the row is
 written, so a release that can be read is whole. A channel's history is the table `channels`, one row per move,
 numbered; the row with the highest number is where the channel points. Moving a channel inserts the next number:
-two who move it at once write the same key, and one of them gets `Conflict` (once the table is
-there: `Store.create` says what is missing for the very first move).
+two who move it at once write the same key, and one of them gets `Conflict`.
 """
 
 import json

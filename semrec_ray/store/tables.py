@@ -5,7 +5,6 @@ killed before its commit leaves nothing that a reader could find. Every keyed ta
 processes that upsert the same new keys conflict and retry instead of leaving duplicates.
 """
 
-import contextlib
 import logging
 from dataclasses import dataclass
 
@@ -61,21 +60,25 @@ class Store:
         return None if dataset is None else int(dataset.version)
 
     def create(self, name: str, schema: pa.Schema) -> lance.LanceDataset:
-        """Return the table, made empty with this schema where there was none.
+        """Return the table, made empty with this schema where there was none; of several at once one makes it.
 
-        Not exclusive yet: of two processes that make it at once, Lance commits the second as an overwrite, which
-        fails the first one's next write, and could drop what it wrote in between.
+        `write_dataset(mode="create")` is not enough: it looks before it writes, and commits as an overwrite where
+        another process was faster. Version 0 as the base and no retry make the commit exclusive.
         """
         dataset = self.find(name)
         if dataset is not None:
             return dataset
-        with contextlib.suppress(OSError):  # another process made it in between
-            return lance.write_dataset(schema.empty_table(), self.table_uri(name), schema=schema)
-        return self.open(name)
+        empty = lance.LanceOperation.Overwrite(schema, [])
+        try:
+            return lance.LanceDataset.commit(self.table_uri(name), empty, read_version=0, max_retries=0)
+        except OSError:
+            dataset = self.find(name)  # another process made it in between
+            if dataset is None:
+                raise
+            return dataset
 
     def replace(self, name: str, rows: pa.Table) -> int:
         """Make these the table's rows, whatever it held; returns the new version."""
-        self.create(name, rows.schema)
         dataset = lance.write_dataset(rows, self.table_uri(name), schema=rows.schema, mode="overwrite")
         return int(dataset.version)
 

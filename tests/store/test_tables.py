@@ -4,7 +4,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Barrier
 
 import lance
 import pyarrow as pa
@@ -104,6 +106,23 @@ def run_python(setting: str, program: str) -> subprocess.Popen[bytes]:
     """
     text = textwrap.dedent(head) + textwrap.dedent(program)
     return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE)
+
+
+def test_of_writers_that_make_a_table_at_once_none_overwrites_what_another_wrote(store):
+    tables, writers = range(60), 3
+    together = Barrier(writers, timeout=60)
+
+    def insert_into_each(writer: int) -> list[int]:
+        counts = []
+        for number in tables:
+            together.wait()
+            counts.append(store.insert_new(f"t{number}", rows({"key": writer}), "key"))
+        return counts
+
+    with ThreadPoolExecutor(writers) as pool:
+        counts = list(pool.map(insert_into_each, range(writers)))
+    assert [sum(inserted) for inserted in zip(*counts, strict=True)] == [1] * len(tables)
+    assert all(len(content(store, f"t{number}")) == 1 for number in tables)
 
 
 def test_two_processes_that_upsert_the_same_new_keys_leave_each_key_once(store):
