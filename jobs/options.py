@@ -17,7 +17,7 @@ StoreOption = Annotated[
     str | None, typer.Option("--store", help="store URI [default: $SEMREC_STORE, else .semrec/store]")
 ]
 
-SourceOption = Annotated[str, typer.Option(help="demo | demo-large | files")]
+SourceOption = Annotated[str, typer.Option(help="demo | demo-large | movielens:PATH_OR_NAME | files")]
 ItemsOption = Annotated[list[str] | None, typer.Option(help="item files or globs (Parquet, CSV, JSONL), for files")]
 EventsOption = Annotated[list[str] | None, typer.Option(help="event files or globs, for files")]
 MapOption = Annotated[list[str] | None, typer.Option(help="a column of theirs=ours: movie=item_id; repeatable")]

@@ -54,7 +54,7 @@ def demo(
 
 @app.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="demo | demo-large | files")],
+    source: Annotated[str, typer.Argument(help="demo | demo-large | movielens:PATH_OR_NAME | files")],
     items: Annotated[
         list[str] | None, typer.Option(help="item files or globs (.parquet .csv .jsonl); repeatable")
     ] = None,

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from semrec_ray.data.demo import demo, demo_large
+from semrec_ray.data.movielens import movielens
 from semrec_ray.data.tables import Imported
 from semrec_ray.data.tabular import read_files
 from semrec_ray.errors import InvalidRequest
 
-SOURCES = ("demo", "demo-large", "files")
+SOURCES = ("demo", "demo-large", "files", "movielens:PATH_OR_NAME")
 
 
 def read_source(
@@ -35,4 +36,6 @@ def read_source(
             return demo()
         case "demo-large":
             return demo_large()
+        case _ if source.startswith("movielens:"):
+            return movielens(source.removeprefix("movielens:"))
     raise InvalidRequest(f"there is no source {source!r}: give one of {', '.join(SOURCES)}")
