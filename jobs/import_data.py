@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.options import EventsOption, ItemsOption, MapOption, SourceOption, StoreOption, open_store, progress, run
+from semrec_ray.data import Source
 from semrec_ray.pipeline import column_map, read_import, sample, write_import
 
 
@@ -22,13 +23,11 @@ def main(
     """Import items and events; nothing is served before a publish. An error leaves the store as it was."""
     target = open_store(store)
     progress(f"importing {source} into {target.uri}")
-    columns = column_map(map or ())
-    read = read_import(
-        target, source, items=items or (), events=events or (), columns=columns, dtype=dtype, replace=replace
-    )
+    chosen = Source(source, items or (), events or (), column_map(map or ()))
+    read = read_import(target, chosen, dtype=dtype, replace=replace)
     if dry_run:
         return {"dry_run": True} | sample(read)
-    report = write_import(target, read, dtype=dtype, replace=replace)
+    report = write_import(target, read, dtype=dtype, replace=replace, progress=progress)
     for note in report.notes:
         progress(f"note: {note}")
     progress(f"{report.items:,} items, {report.events:,} events ({report.new_events:,} new)")

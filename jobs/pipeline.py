@@ -8,6 +8,7 @@ import typer
 from jobs.embed import embed_on_ray
 from jobs.options import EventsOption, ItemsOption, MapOption, SourceOption, StoreOption, open_store, progress, run
 from semrec_ray.config import DEFAULT_MODEL, DEMO_MODEL
+from semrec_ray.data import Source
 from semrec_ray.pipeline import column_map, embed, import_data
 from semrec_ray.publishing import publish
 
@@ -25,7 +26,8 @@ def main(
     """Take a catalog from its files to a live release. Given vectors are published as they are."""
     target = open_store(store)
     progress(f"1/3 importing {source} into {target.uri}")
-    imported = import_data(target, source, items=items or (), events=events or (), columns=column_map(map or ()))
+    files = Source(source, items or (), events or (), column_map(map or ()))
+    imported = import_data(target, files, progress=progress)
     progress(f"    {imported.items:,} items, {imported.events:,} events")
     report: dict[str, Any] = {"import": asdict(imported)}
     if not imported.vectors:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from semrec_ray import pipeline, publishing
 from semrec_ray.config import DEFAULT_MODEL, resolve_store
+from semrec_ray.data import Source
 from semrec_ray.demo import Ports, run_demo
 from semrec_ray.errors import NotFound, SemrecError
 from semrec_ray.store import Store
@@ -67,14 +68,12 @@ def import_(
 ) -> None:
     """Read items and events into the store. Nothing is served before a publish."""
     target = Store(resolve_store(store))
-    columns = pipeline.column_map(map or ())
-    read = pipeline.read_import(
-        target, source, items=items or (), events=events or (), columns=columns, dtype=dtype, replace=replace
-    )
+    chosen = Source(source, items or (), events or (), pipeline.column_map(map or ()))
+    read = pipeline.read_import(target, chosen, dtype=dtype, replace=replace)
     if dry_run:
         _print(pipeline.sample(read))
         return
-    report = pipeline.write_import(target, read, dtype=dtype, replace=replace)
+    report = pipeline.write_import(target, read, dtype=dtype, replace=replace, progress=_progress)
     _print(report)
 
 

@@ -108,6 +108,11 @@ def resolve_store(store: str | None = None) -> str:
     return str(Path(uri).resolve())
 
 
+def cache_folder() -> Path:
+    """Return where downloads are kept: $XDG_CACHE_HOME/semrec_ray, by default ~/.cache/semrec_ray."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semrec_ray"
+
+
 def read_app_config(path: str) -> AppConfig:
     """Return the AppConfig of the first application in a Serve YAML file; ConfigError."""
     try:

@@ -5,7 +5,7 @@ publish (`publishing.py`) names it. Jobs and the command line both call these fu
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semrec_ray.data.sources import read_source
+from semrec_ray.data.keys import KeySet
+from semrec_ray.data.rows import Rows
+from semrec_ray.data.sources import Source, read_source
 from semrec_ray.data.tables import Imported
 from semrec_ray.encode import item_texts, open_encoder, text_hash
 from semrec_ray.errors import BadInput, InvalidRequest
 from semrec_ray.learn.content import content_space, write_content_vectors
+from semrec_ray.pace import Pace, Progress
 from semrec_ray.store.events import write_events
-from semrec_ray.store.items import ITEMS_TABLE, read_items, write_items
+from semrec_ray.store.items import ITEMS_TABLE, item_ids, read_items, write_items
 from semrec_ray.store.tables import Store
 from semrec_ray.store.vectors import (
     as_fixed_list,
@@ -37,7 +40,6 @@ logger = logging.getLogger(__name__)
 GIVEN = "given"  # the space of vectors that came with the items
 LARGEST = {"float16": 65504.0, "float32": 1e12}  # of given vectors; beyond, inner products could overflow float32
 
-Progress = Callable[[str], None]
 Embed = Callable[[pa.Table], Iterator[pa.Table]]  # (item_id, text_hash, text) -> (item_id, text_hash, embedding)
 
 
@@ -63,103 +65,123 @@ class EmbedReport:
     unchanged: int
 
 
-def read_import(
-    store: Store,
-    source: str,
-    *,
-    items: Sequence[str] = (),
-    events: Sequence[str] = (),
-    columns: Mapping[str, str] | None = None,
-    dtype: str = "float16",
-    replace: bool = False,
-) -> Imported:
-    """Return what a source holds, all of it checked, and write nothing: what `import_data` would write.
+def read_import(store: Store, source: Source, *, dtype: str = "float16", replace: bool = False) -> Imported:
+    """Return what a source holds, and write nothing: what `write_import` takes.
 
-    `columns` renames the files' columns. Without `replace`, events may also be of items that the store has.
+    Items and vectors are checked, events will be as they are gone through. Without `replace`, events may also be
+    of items that the store has.
     """
     if dtype not in LARGEST:
         raise InvalidRequest(f"dtype {dtype!r} is not one of {', '.join(LARGEST)}")
-    stored = None if replace or store.find(ITEMS_TABLE) is None else read_items(store, columns=["item_id"])["item_id"]
-    read = read_source(source, items=items, events=events, columns=columns, stored=stored)
+    stored = None if replace or store.find(ITEMS_TABLE) is None else _stored_ids(store)
+    read = read_source(source, stored=stored)
     _check_vectors(store, read, dtype, replace=replace)
     return read
 
 
-def write_import(store: Store, read: Imported, *, dtype: str = "float16", replace: bool = False) -> ImportReport:
-    """Write the tables of a checked import: add to what is there, or make it the whole catalog."""
-    if read.items.num_rows:
-        write_items(store, read.items, replace=replace)
+def write_import(
+    store: Store,
+    read: Imported,
+    *,
+    dtype: str = "float16",
+    replace: bool = False,
+    progress: Progress = logger.info,
+) -> ImportReport:
+    """Write the tables of an import: add to what is there, or make it the whole catalog.
+
+    The events come first, in one commit: a wrong one leaves the store as it was, and all else is checked. The
+    items come last: whoever sees them finds their vectors too.
+    """
+    events, counted = _counted(read.events, progress, "events")
+    added = write_events(store, events, replace=replace)
+    count = {"events": counted}
     if read.vectors is not None:
-        write_vectors(store, GIVEN, read.vectors, dtype=dtype, replace=replace)
-        dims = read.vectors["vector"].type.list_size
+        vectors, count["vectors"] = _counted(read.vectors, progress, "vectors")
+        write_vectors(store, GIVEN, vectors, dtype=dtype, replace=replace)
+        dims = read.vectors.schema.field("vector").type.list_size
         put_space(store, Space(GIVEN, "given", None, dims, np.zeros(dims, np.float32)))
-    added = write_events(store, read.events, replace=replace)
-    return ImportReport(
-        items=read.items.num_rows,
-        events=read.events.num_rows,
-        new_events=added,
-        vectors=0 if read.vectors is None else read.vectors.num_rows,
-        unknown_item_events=read.unknown_item_events,
-        notes=read.notes,
-    )
+    if read.items is not None:
+        items, count["items"] = _counted(read.items, progress, "items")
+        write_items(store, items, replace=replace)
+    done = {name: count[name].done if name in count else 0 for name in ("items", "events", "vectors")}
+    return ImportReport(**done, new_events=added, unknown_item_events=read.left_out.unknown, notes=read.notes)
 
 
 def import_data(
     store: Store,
-    source: str,
+    source: Source,
     *,
-    items: Sequence[str] = (),
-    events: Sequence[str] = (),
-    columns: Mapping[str, str] | None = None,
     dtype: str = "float16",
     replace: bool = False,
+    progress: Progress = logger.info,
 ) -> ImportReport:
-    """Read a source, check all of it, then write its tables; an error leaves the store as it was."""
-    read = read_import(store, source, items=items, events=events, columns=columns, dtype=dtype, replace=replace)
-    return write_import(store, read, dtype=dtype, replace=replace)
+    """Read a source, check all of it, write its tables; an error leaves the store as it was."""
+    read = read_import(store, source, dtype=dtype, replace=replace)
+    return write_import(store, read, dtype=dtype, replace=replace, progress=progress)
 
 
 def sample(read: Imported, rows: int = 3) -> dict[str, Any]:
-    """Return what an import holds in a few words of JSON: counts, columns, notes and the first rows."""
+    """Return what an import holds in a few words of JSON: counts, columns, notes and the first rows.
+
+    All of it is gone through, so that a wrong event is found as it would be when it is written.
+    """
+    counts, first = {}, {}
+    for name, table in (("items", read.items), ("vectors", read.vectors), ("events", read.events)):
+        counts[name], first[name] = _looked_through(table, rows)
     return {
-        "items": read.items.num_rows,
-        "events": read.events.num_rows,
-        "vectors": 0 if read.vectors is None else read.vectors.num_rows,
-        "unknown_item_events": read.unknown_item_events,
+        **counts,
+        "unknown_item_events": read.left_out.unknown,
         "notes": read.notes,
-        "columns": {field.name: str(field.type) for field in read.items.schema},
-        "first_items": read.items.slice(0, rows).to_pylist(),
-        "first_events": read.events.slice(0, rows).to_pylist(),
+        "columns": {} if read.items is None else {field.name: str(field.type) for field in read.items.schema},
+        "first_items": first["items"],
+        "first_events": first["events"],
     }
+
+
+def _looked_through(rows: Rows | None, wanted: int) -> tuple[int, list[dict[str, Any]]]:
+    count, first = 0, list[dict[str, Any]]()
+    for table in () if rows is None else rows.tables():
+        first += table.slice(0, wanted - len(first)).to_pylist()
+        count += table.num_rows
+    return count, first
+
+
+def _counted(rows: Rows, progress: Progress, noun: str) -> tuple[Rows, Pace]:
+    """Return the same rows, and what counts and reports them as they are gone through."""
+    pace = Pace(progress, "read", noun)
+
+    def count(table: pa.Table) -> pa.Table:
+        pace.add(table.num_rows)
+        return table
+
+    return Rows(rows.schema, lambda: map(count, rows.tables())), pace
+
+
+def _stored_ids(store: Store) -> KeySet:
+    stored = KeySet()
+    for ids in item_ids(store):
+        stored.add(ids)
+    return stored
 
 
 def _check_vectors(store: Store, read: Imported, dtype: str, *, replace: bool) -> None:
     """Raise where given vectors do not fit the number type or the vectors that the store has already."""
     if read.vectors is None:
         return
-    largest = np.abs(as_matrix(read.vectors["vector"])).max(axis=1)
-    beyond = np.flatnonzero(largest > LARGEST[dtype])
-    if len(beyond):
-        item_id = read.vectors["item_id"][int(beyond[0])].as_py()
-        raise BadInput(
-            "vectors",
-            None,
-            f"the vector of item {item_id!r} has a value of {largest[beyond[0]]:g}; "
-            f"{dtype} takes up to {LARGEST[dtype]:g}",
-            "Scale the vectors, or import with --dtype float32",
-        )
     stored = store.find(vectors_table(GIVEN))
-    dims = read.vectors["vector"].type.list_size
+    dims = read.vectors.schema.field("vector").type.list_size
     if stored is not None and not replace:
         kept = stored.schema.field("vector").type
-        wanted = pa.list_(pa.type_for_alias(dtype), dims)
-        if kept != wanted:
-            raise BadInput(
-                "vectors",
-                None,
-                f"they are {dims} values of {dtype}, the store has {kept.list_size} of {kept.value_type}",
-                "Import the same kind, or all items again with --replace",
-            )
+        if kept != pa.list_(pa.type_for_alias(dtype), dims):
+            problem = f"they are {dims} values of {dtype}, the store has {kept.list_size} of {kept.value_type}"
+            raise BadInput("vectors", None, problem, "Import the same kind, or all items again with --replace")
+    for table in read.vectors.tables():
+        largest = np.abs(as_matrix(table["vector"])).max(axis=1, initial=0.0)
+        beyond = np.flatnonzero(largest > LARGEST[dtype])
+        if len(beyond):
+            item_id, value = table["item_id"][int(beyond[0])].as_py(), largest[beyond[0]]
+            problem = f"the vector of item {item_id!r} has a value of {value:g}; {dtype} takes up to {LARGEST[dtype]:g}"
+            raise BadInput("vectors", None, problem, "Scale the vectors, or import with --dtype float32")
 
 
 def column_map(words: Sequence[str]) -> dict[str, str]:
@@ -210,12 +232,11 @@ def embed(store: Store, model: str, run: Embed, *, progress: Progress = logger.i
     What was embedded is kept at once: an interrupted run goes on where it ended.
     """
     todo, unchanged = texts_to_embed(store, model)
-    done = 0
+    pace = Pace(progress, "embedded", "items", todo.num_rows)
     for part in run(todo) if todo.num_rows else ():
         write_embeddings(store, model, part)
-        done += part.num_rows
-        progress(f"embedded {done:,} of {todo.num_rows:,} items")
+        pace.add(part.num_rows)
     space = content_space(store, model)
     write_content_vectors(store, space)
     put_space(store, space)
-    return EmbedReport(space.name, model, done, unchanged)
+    return EmbedReport(space.name, model, pace.done, unchanged)

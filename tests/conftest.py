@@ -1,11 +1,15 @@
 """Small catalogs with given vectors for most tests; one real cluster for those that need Ray (see serve/)."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from semrec_ray.config import AppConfig
-from semrec_ray.data.tables import Imported, checked_events, checked_items
+from semrec_ray.data.keys import KeySet
+from semrec_ray.data.rows import Rows
+from semrec_ray.data.tables import Imported, checked_events, checked_items, imported
 from semrec_ray.pipeline import GIVEN
 from semrec_ray.publishing import publish
 from semrec_ray.store import Store
@@ -46,17 +50,33 @@ def ratings(rows: list[tuple[str, str, float, int]]) -> pa.Table:
     return pa.table({"user_id": users, "item_id": items, "rating": stars, "time": times})
 
 
-def fill(store: Store, items: pa.Table, events: pa.Table | None = None) -> Imported:
+def loaded(read: Imported) -> SimpleNamespace:
+    """An import gone through once: its tables in memory, then what it tells."""
+    items, events = None if read.items is None else read.items.read(), read.events.read()
+    vectors = None if read.vectors is None else read.vectors.read()
+    left_out = read.left_out.unknown
+    return SimpleNamespace(items=items, events=events, vectors=vectors, notes=read.notes, unknown_item_events=left_out)
+
+
+def key_set(*keys: str) -> KeySet:
+    held = KeySet()
+    held.add(pa.array(keys, pa.string()))
+    return held
+
+
+def fill(store: Store, items: pa.Table, events: pa.Table | None = None) -> pa.Table:
     """Write checked tables as an import does."""
     checked, vectors = checked_items(items, "items")
-    write_items(store, checked)
+    write_items(store, Rows.of(checked))
     if vectors is not None:
-        write_vectors(store, GIVEN, vectors)
+        write_vectors(store, GIVEN, Rows.of(vectors))
         dims = vectors["vector"].type.list_size
         put_space(store, Space(GIVEN, "given", None, dims, np.zeros(dims, np.float32)))
     if events is not None:
-        checked_event_rows, _ = checked_events(events, "events", checked["item_id"].combine_chunks())
-        write_events(store, checked_event_rows)
+        known = key_set(*checked["item_id"].to_pylist())
+        write_events(
+            store, imported(Rows.of(checked), None, Rows.of(checked_events(events, "events")).tables, known).events
+        )
     return checked
 
 

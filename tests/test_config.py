@@ -5,7 +5,7 @@ import yaml
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
-from semrec_ray.config import AppConfig, read_app_config, resolve_store
+from semrec_ray.config import AppConfig, cache_folder, read_app_config, resolve_store
 from semrec_ray.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "serve_configs").glob("*.yaml"))
@@ -70,3 +70,11 @@ def test_a_file_that_is_no_serve_config_is_named(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         read_app_config(str(path))
+
+
+def test_downloads_are_kept_where_the_user_keeps_caches(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "semrec_ray"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert cache_folder() == Path("/home/ann/.cache/semrec_ray")

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "semrec_ray"
 LAYERS = [
-    {"types", "errors", "telemetry"},
+    {"types", "errors", "telemetry", "pace"},
     {"config"},
     {"data", "encode"},
     {"store"},

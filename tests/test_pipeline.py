@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from semrec_ray.config import ProfilesConfig
+from semrec_ray.data import Source
+from semrec_ray.data.rows import Rows
 from semrec_ray.errors import BadInput, IncompleteRelease, InvalidRequest, StoreError
 from semrec_ray.learn.content import SMALL_CATALOG
 from semrec_ray.pipeline import column_map, embed, embedded, import_data, texts_to_embed
@@ -172,7 +174,7 @@ def test_vectors_of_mixed_dimensions_are_refused_and_the_space_named(live_store)
         }
     )
     assert matrix.type.list_size == 5
-    live_store.replace("vectors/given", wrong)
+    live_store.replace("vectors/given", Rows.of(wrong))
     with pytest.raises(IncompleteRelease, match="says 8 dimensions, its vectors have 5"):
         publish(live_store)
 
@@ -203,14 +205,14 @@ def files(tmp_path, rng):
 
 
 def test_importing_files_writes_items_vectors_and_events_and_counts_what_was_left_out(store, files):
-    report = import_data(store, "files", items=[files[0]], events=[files[1]])
+    report = import_data(store, Source("files", items=[files[0]], events=[files[1]]))
     assert (report.items, report.vectors, report.events, report.unknown_item_events) == (60, 60, 1, 1)
     assert publish(store).published
 
 
 def test_importing_the_same_files_twice_adds_nothing(store, files):
-    import_data(store, "files", items=[files[0]], events=[files[1]])
-    again = import_data(store, "files", items=[files[0]], events=[files[1]])
+    import_data(store, Source("files", items=[files[0]], events=[files[1]]))
+    again = import_data(store, Source("files", items=[files[0]], events=[files[1]]))
     assert again.new_events == 0
     assert read_items(store).num_rows == 60
 
@@ -218,7 +220,7 @@ def test_importing_the_same_files_twice_adds_nothing(store, files):
 def test_events_alone_are_added_to_a_catalog_that_is_there(live_store, tmp_path):
     path = tmp_path / "events.csv"
     path.write_text("who,item_id,time\nzoe,i003,5\nzoe,nothing,6\n")
-    report = import_data(live_store, "files", events=[str(path)], columns={"who": "user_id"})
+    report = import_data(live_store, Source("files", events=[str(path)], columns={"who": "user_id"}))
     assert (report.items, report.new_events, report.unknown_item_events) == (0, 1, 1)
     assert publish(live_store).users == 4
 
@@ -231,10 +233,10 @@ def test_a_map_of_another_form_is_refused(word):
 
 
 def test_an_import_that_replaces_leaves_only_what_it_brought(store, files, tmp_path):
-    import_data(store, "files", items=[files[0]], events=[files[1]])
+    import_data(store, Source("files", items=[files[0]], events=[files[1]]))
     other = tmp_path / "other.csv"
     other.write_text('item_id,title,vector\nz,Zed,"[1, 0]"\n')
-    import_data(store, "files", items=[str(other)], replace=True)
+    import_data(store, Source("files", items=[str(other)]), replace=True)
     assert read_items(store)["item_id"].to_pylist() == ["z"]
     report = publish(store)
     assert (report.items, report.events) == (1, 0)
@@ -264,7 +266,7 @@ def write_bad(path, text: bytes) -> list[str]:
 def test_a_bad_file_is_an_error_that_names_it_and_the_store_stays_as_it_was(live_store, tmp_path, name, text, message):
     before = snapshot(live_store)
     with pytest.raises(BadInput, match=message) as caught:
-        import_data(live_store, "files", items=write_bad(tmp_path / name, text), replace=True)
+        import_data(live_store, Source("files", items=write_bad(tmp_path / name, text)), replace=True)
     if name != "g.csv":
         assert name in str(caught.value)
     assert snapshot(live_store) == before
@@ -274,25 +276,25 @@ def test_given_vectors_of_another_length_than_the_stores_are_refused(live_store,
     before = snapshot(live_store)
     bad = write_bad(tmp_path / "x.jsonl", b'{"item_id": "n", "title": "N", "vector": [1, 2]}\n')
     with pytest.raises(BadInput, match="2 values of float16, the store has 8"):
-        import_data(live_store, "files", items=bad)
+        import_data(live_store, Source("files", items=bad))
     assert snapshot(live_store) == before
 
 
 def test_float32_keeps_what_float16_cannot_and_has_its_bound_too(store, tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"item_id": "a", "title": "A", "vector": [70000.5, 1e-9]}\n')
-    import_data(store, "files", items=[str(path)], dtype="float32")
+    import_data(store, Source("files", items=[str(path)]), dtype="float32")
     assert as_matrix(read_vectors(store, "given")["vector"]).tolist() == np.float32([[70000.5, 1e-9]]).tolist()
     path.write_text('{"item_id": "a", "title": "A", "vector": [1e13, 0]}\n')
     with pytest.raises(BadInput, match=r"1e\+13; float32 takes up to 1e\+12"):
-        import_data(store, "files", items=[str(path)], dtype="float32")
+        import_data(store, Source("files", items=[str(path)]), dtype="float32")
 
 
 def test_an_unknown_dtype_lists_those_there_are(store, files):
     with pytest.raises(InvalidRequest, match=r"'int8' is not one of float16, float32"):
-        import_data(store, "files", items=[files[0]], dtype="int8")
+        import_data(store, Source("files", items=[files[0]]), dtype="int8")
 
 
 def test_an_unknown_source_lists_those_there_are(store):
     with pytest.raises(InvalidRequest, match=r"demo.*demo-large.*files"):
-        import_data(store, "netflix")
+        import_data(store, Source("netflix"))

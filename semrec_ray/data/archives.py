@@ -3,10 +3,11 @@
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
 from zipfile import BadZipFile, ZipFile
 
 from semrec_ray.errors import BadInput
@@ -14,31 +15,38 @@ from semrec_ray.errors import BadInput
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in a folder or a zip: what errors call it, and how to read all of it."""
+    """A file in a folder or a zip: what errors call it, and how to open it; a damaged zip is a BadInput."""
 
     origin: str
-    read: Callable[[], bytes]
+    opened: Callable[[], AbstractContextManager[IO[bytes]]]
 
 
 def folders(path: Path) -> dict[str, dict[str, Member]]:
     """Return the files of a folder or zip and of the folders in it, by folder and name; the top is ""."""
     if path.is_dir():
         inside = [file for pattern in ("*", "*/*") for file in sorted(path.glob(pattern)) if file.is_file()]
-        readers: dict[str, Callable[[], bytes]] = {f.relative_to(path).as_posix(): f.read_bytes for f in inside}
+        names = {file.relative_to(path).as_posix(): partial(_in_folder, file) for file in inside}
     else:
         with _zip(path) as archive:
-            readers = {name: partial(_unzipped, path, name) for name in archive.namelist()}
+            names = {name: partial(_in_zip, path, name) for name in archive.namelist()}
     found: dict[str, dict[str, Member]] = defaultdict(dict)
-    for name, read in readers.items():
+    for name, opened in names.items():
         folder, _, file = name.rpartition("/")
         if "/" not in folder:
-            found[folder][file] = Member(f"{path}/{name}", read)
+            found[folder][file] = Member(f"{path}/{name}", opened)
     return found
 
 
-def _unzipped(path: Path, name: str) -> bytes:
-    with _zip(path) as archive:
-        return archive.read(name)
+@contextmanager
+def _in_folder(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("rb") as file:
+        yield file
+
+
+@contextmanager
+def _in_zip(path: Path, name: str) -> Iterator[IO[bytes]]:
+    with _zip(path) as archive, archive.open(name) as file:
+        yield file
 
 
 @contextmanager
@@ -47,7 +55,7 @@ def _zip(path: Path) -> Iterator[ZipFile]:
     try:
         with ZipFile(path) as archive:
             yield archive
-    except (BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+    except (BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise BadInput(
             str(path), None, f"is not a whole zip file ({error})", "Delete it and download it again"
         ) from error

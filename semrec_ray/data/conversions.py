@@ -55,12 +55,15 @@ def as_scalar(column: Column) -> pa.ChunkedArray:
     raise BadInput(column.origin, None, problem, fix)
 
 
-def as_vectors(column: Column) -> tuple[pa.Array, pa.Array]:
-    """Return which rows have a vector, and those rows' vectors as fixed_size_list<float32>[D]."""
+def as_vectors(column: Column, size: int | None = None) -> tuple[pa.Array, pa.Array]:
+    """Return which rows have a vector, and those rows' vectors as fixed_size_list<float32>[D].
+
+    `size` is the D that they must have; by default that of the first one.
+    """
     lists = _lists_of_numbers(_plain(column))
     given = lists.is_valid()
     lengths = pc.list_value_length(lists)
-    size = next((length.as_py() for length in lengths if length.is_valid), 1)
+    size = size or next((length.as_py() for length in lengths if length.is_valid), 1)
     column.refuse(pc.equal(lengths, 0), "is an empty vector", _NO_VALUE)
     column.refuse(pc.not_equal(lengths, size), f"is not of the first vector's length, {size}", _VECTOR_FIX)
     with np.errstate(over="ignore"):  # beyond float32 becomes infinite, refused below

@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from semrec_ray.data.keys import KeySet
+from semrec_ray.data.rows import Rows
 from semrec_ray.data.tables import Imported, checked_events, checked_items, imported
 from semrec_ray.errors import MissingExtra
 
@@ -86,8 +88,8 @@ def _events(ratings: pd.DataFrame, item_ids: "pd.Series[Any]") -> pd.DataFrame:
 
 def _imported(source: str, items: pd.DataFrame, events: pd.DataFrame, notes: list[str]) -> Imported:
     # From pandas, NaN means null.
-    catalog, vectors = checked_items(pa.Table.from_pandas(items, preserve_index=False), source)
-    known = catalog["item_id"].combine_chunks()
-    raw = pa.Table.from_pandas(events, preserve_index=False)
-    kept, unknown = checked_events(raw, source, known)
-    return imported(catalog, vectors, kept, unknown, notes)
+    catalog, _ = checked_items(pa.Table.from_pandas(items, preserve_index=False), source)
+    checked = checked_events(pa.Table.from_pandas(events, preserve_index=False), source)
+    known = KeySet()
+    known.add(catalog["item_id"])
+    return imported(Rows.of(catalog), None, Rows.of(checked).tables, known, notes)

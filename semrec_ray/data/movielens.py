@@ -10,7 +10,8 @@ The layout is told by the files:
 import logging
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from semrec_ray.config import cache_folder
 from semrec_ray.data.archives import Member, folders
 from semrec_ray.data.columns import Column
 from semrec_ray.data.download import download
+from semrec_ray.data.keys import KeySet
+from semrec_ray.data.rows import Rows
 from semrec_ray.data.tables import Imported, checked_events, checked_items, imported
 from semrec_ray.errors import BadInput, InvalidRequest, NotFound, Unavailable
 
@@ -52,19 +56,20 @@ def movielens(place: str, *, cache: Path | None = None, base_url: str = PUBLISHE
 
     The files may stand in one folder inside. Titles are as of `title_and_year()`; with tags, `text` is a film's
     most given ones; with links, `imdb_id` ("tt0114709") and `tmdb_id` follow. A path that exists comes before a
-    name. `cache` is ~/.cache/semrec_ray by default. BadInput names the file and its data row.
+    name. `cache` is `config.cache_folder()` by default. BadInput names the file and its data row.
     """
     if place and Path(place).exists():
         files = _data_set(Path(place))
     elif place in NAMES:
-        files = _data_set(_published(place, cache or Path.home() / ".cache/semrec_ray", base_url))
+        files = _data_set(_published(place, cache or cache_folder(), base_url))
     else:
         names = ", ".join(NAMES)
         raise InvalidRequest(f"movielens: {place!r} is no path that exists and no name: give a path or one of {names}")
     films, ratings = next((files[name], files[other]) for name, other in _RATINGS.items() if name in files)
-    items, vectors = checked_items(_films(films, files), films.origin)
-    events, unknown = checked_events(_events(ratings), ratings.origin, items["item_id"].combine_chunks())
-    return imported(items, vectors, events, unknown)
+    items, _ = checked_items(_films(films, files), films.origin)
+    known = KeySet()
+    known.add(items["item_id"])
+    return imported(Rows.of(items), None, partial(_events, ratings), known)
 
 
 def title_and_year(title: str) -> tuple[str, int | None]:
@@ -179,21 +184,46 @@ def _refuse_empty(file: Member, table: pa.Table, name: str) -> None:
     Column(file.origin, 1, name, table[name]).refuse(table[name].is_null(), "is missing", f"Give every row a {name}")
 
 
-def _events(file: Member) -> pa.Table:
-    raw = _rows(file, ["userId", "movieId", "rating", "timestamp"])
-    ours = raw.rename_columns(["user_id", "item_id", "rating", "time"])
-    return ours.append_column("kind", pa.repeat("rating", raw.num_rows))
+def _events(file: Member) -> Iterator[pa.Table]:
+    """Yield the checked ratings, some at a time."""
+    first_row = 1
+    for raw in _row_tables(file, ["userId", "movieId", "rating", "timestamp"]):
+        ours = raw.rename_columns(["user_id", "item_id", "rating", "time"])
+        rated = ours.append_column("kind", pa.repeat("rating", raw.num_rows))
+        yield checked_events(rated, file.origin, first_row=first_row)
+        first_row += raw.num_rows
+    if first_row == 1:
+        raise BadInput(file.origin, None, "has no rows", "Give at least one")
 
 
 def _rows(file: Member, columns: Sequence[str]) -> pa.Table:
     """Return the columns as strings, empty ones null; a file without a header must have exactly these."""
+    schema = pa.schema([(name, pa.string()) for name in columns])
+    return pa.concat_tables([schema.empty_table(), *_row_tables(file, columns)])
+
+
+def _row_tables(file: Member, columns: Sequence[str]) -> Iterator[pa.Table]:
     suffix = Path(file.origin).suffix
-    header, data = suffix == ".csv", file.read()
-    if not header:
-        data = _as_utf8(data)
-    if suffix == ".dat":
-        data = data.replace(b"::", _SEPARATORS[suffix].encode())
-    wrong: list[Any] = []
+    reading, parsing, converting, wrong = _csv_options(suffix, columns)
+    first_row = 1
+    try:
+        if suffix == ".csv":
+            with file.opened() as opened, pyarrow.csv.open_csv(opened, reading, parsing, converting) as reader:
+                for batch in reader:
+                    yield pa.Table.from_batches([batch])
+            return
+        for block in _blocks(file):
+            data = _as_utf8(block).replace(b"::", _SEPARATORS[".dat"].encode()) if suffix != ".data" else block
+            table = pyarrow.csv.read_csv(pa.BufferReader(data), reading, parsing, converting)
+            yield table
+            first_row += table.num_rows
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise _unreadable(file, first_row, wrong, error) from error
+
+
+def _csv_options(suffix: str, columns: Sequence[str]) -> tuple[Any, Any, Any, list[Any]]:
+    """Return how Arrow reads, parses and converts, and the list that will hold a row of the wrong length."""
+    header, wrong = suffix == ".csv", list[Any]()
 
     def refuse(row: pyarrow.csv.InvalidRow) -> str:
         wrong.append(row)
@@ -214,10 +244,19 @@ def _rows(file: Member, columns: Sequence[str]) -> pa.Table:
         strings_can_be_null=True,
         null_values=[""],
     )
-    try:
-        return pyarrow.csv.read_csv(pa.BufferReader(data), reading, parsing, converting)
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise _unreadable(file.origin, data, wrong, error) from error
+    return reading, parsing, converting, wrong
+
+
+def _blocks(file: Member) -> Iterator[bytes]:
+    """Yield whole lines, some at a time: a file of films or tags is one block."""
+    rest = b""
+    with file.opened() as opened:
+        while read := opened.read(_BLOCK_BYTES):
+            whole, newline, rest = (rest + read).rpartition(b"\n")
+            if newline:
+                yield whole + newline
+    if rest:
+        yield rest
 
 
 def _as_utf8(data: bytes) -> bytes:
@@ -229,16 +268,22 @@ def _as_utf8(data: bytes) -> bytes:
     return data
 
 
-def _unreadable(origin: str, data: bytes, wrong: Sequence[Any], error: Exception) -> BadInput:
+def _unreadable(file: Member, first_row: int, wrong: Sequence[Any], error: Exception) -> BadInput:
     fix = "Download it again"
-    header = origin.endswith(".csv")  # Arrow counts it as a row
+    header = file.origin.endswith(".csv")  # Arrow counts it as a row
     if wrong:
         row = wrong[0]
         counts = f"{row.actual_columns} cells in place of {row.expected_columns}"
-        return BadInput(origin, row.number - header, f"has {counts}: {reprlib.repr(row.text)}", fix)
-    try:
-        data.decode()
-    except UnicodeDecodeError as damage:
-        row = data.count(b"\n", 0, damage.start) + (not header)
-        return BadInput(origin, row, f"holds a byte that is not UTF-8, 0x{data[damage.start]:02x}", "Save it as UTF-8")
-    return BadInput(origin, None, f"cannot be read ({error})", fix)
+        return BadInput(
+            file.origin, first_row - 1 + row.number - header, f"has {counts}: {reprlib.repr(row.text)}", fix
+        )
+    lines = 0
+    for block in _blocks(file):
+        try:
+            block.decode()
+        except UnicodeDecodeError as damage:
+            row = lines + block.count(b"\n", 0, damage.start) + (not header)
+            problem = f"holds a byte that is not UTF-8, 0x{block[damage.start]:02x}"
+            return BadInput(file.origin, row, problem, "Save it as UTF-8")
+        lines += block.count(b"\n")
+    return BadInput(file.origin, None, f"cannot be read ({error})", fix)

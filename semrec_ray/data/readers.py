@@ -1,196 +1,219 @@
-"""One file in, its rows as a raw Arrow table out; BadInput where it is not what its name says it is.
+"""One file in, its rows as raw Arrow tables out, some at a time; BadInput where it is not what its name says.
 
 A CSV's columns are strings (so the id 007 stays 007) and an empty cell is null, so CSV cannot hold an empty
-string. JSON lines are objects; their blank lines are skipped and not counted as rows.
+string. JSON lines are objects; their blank lines are skipped and not counted as rows. What is read again gives
+the same tables again.
 """
 
 import codecs
-import gzip
 import reprlib
-import zlib
-from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import repeat
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
 from semrec_ray.data.columns import first_failing
-from semrec_ray.data.conversions import iso_times
+from semrec_ray.data.places import Place
 from semrec_ray.errors import BadInput
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_JSON_LINES = (".jsonl", ".ndjson")
-_PARQUET = (".parquet", ".pq")
-_BLOCK_BYTES = 2**25  # a CSV row must fit into one block
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".ndjson")
+PARQUET = (".parquet", ".pq")
+BLOCK_BYTES = 2**24  # of text read at a time; a CSV row and a JSON line must fit into one
+BLOCK_ROWS = 2**16  # of a Parquet file
 
 
-def read_table(path: str, known: Collection[str]) -> pa.Table:
-    """Return the rows of a Parquet, CSV, TSV or JSON lines file; the last three may be gzipped.
+def raw_tables(place: Place) -> Iterator[pa.Table]:
+    """Yield the rows of a Parquet, CSV, TSV or JSON lines file, in order; the last three may be gzipped.
 
-    A CSV column that is not in `known` gets the first of int64, float64, bool (true, false), time (ISO 8601)
-    and string that holds all its values; numbers with a leading zero are codes and stay strings.
+    JSON columns have the type of their values in that table, so one table may have other types than the next.
     """
-    suffix = Path(path.lower().removesuffix(".gz")).suffix
-    packed = path.lower().endswith(".gz")
-    if suffix not in {*_SEPARATORS, *_JSON_LINES, *_PARQUET} or (packed and suffix in _PARQUET):
-        fix = "Give a .parquet, .pq, .csv, .tsv, .jsonl or .ndjson file; the last four may end in .gz"
-        raise BadInput(path, None, "has a name that does not say what it holds", fix)
-    if not Path(path).is_file():
-        raise BadInput(path, None, "is not a file", "Check the path")
-    if Path(path).stat().st_size == 0:
-        raise BadInput(path, None, "is empty", "Write it again")
-    if suffix in _PARQUET:
-        return _read_parquet(path)
-    if suffix in _JSON_LINES:
-        return _read_json_lines(path)
-    return _with_types(_read_csv(path, _SEPARATORS[suffix]), known)
+    suffix = place.suffix()
+    if suffix in PARQUET and not place.packed():
+        return _parquet_tables(place)
+    if suffix in JSON_LINES:
+        return _json_tables(place)
+    if suffix in SEPARATORS:
+        return _csv_tables(place)
+    fix = "Give a .parquet, .pq, .csv, .tsv, .jsonl or .ndjson file; the last four may end in .gz"
+    raise BadInput(place.name, None, "has a name that does not say what it holds", fix)
 
 
-def _read_parquet(path: str) -> pa.Table:
+def _parquet_tables(place: Place) -> Iterator[pa.Table]:
+    first_row = 1
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            table = file.read()
+        with place.file() as opened, pyarrow.parquet.ParquetFile(opened) as file:
+            for batch in file.iter_batches(BLOCK_ROWS):
+                table = pa.Table.from_batches([batch])
+                for name, values in zip(table.column_names, table.columns, strict=True):
+                    _check_values(place.name, first_row, name, values)
+                yield table
+                first_row += table.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise BadInput(path, None, f"is not a whole Parquet file ({error})", "Write it again") from error
-    for name, values in zip(table.column_names, table.columns, strict=True):
-        _check_values(path, name, values)
-    return table
+        raise BadInput(place.name, None, f"is not a whole Parquet file ({error})", "Write it again") from error
 
 
-def _check_values(path: str, name: str, values: pa.ChunkedArray) -> None:
+def _check_values(name: str, first_row: int, column: str, values: pa.ChunkedArray) -> None:
     """Raise BadInput for the first value that its type does not allow, a string not UTF-8: reading checks none."""
     try:
         values.validate(full=True)
     except pa.ArrowInvalid as damage:
         row = first_failing(values, lambda some: some.validate(full=True))
-        problem = f"{name} is damaged ({damage})"
+        problem = f"{column} is damaged ({damage})"
         try:
             values[row].as_py()
         except UnicodeDecodeError as error:
-            problem = _not_utf8(name, error)
-        raise BadInput(path, row + 1, problem, "Write it again, strings as UTF-8") from damage
+            problem = _not_utf8(column, error)
+        raise BadInput(name, first_row + row, problem, "Write it again, strings as UTF-8") from damage
 
 
-def _lines(path: str) -> Iterator[bytes]:
-    """Yield the lines of a file after checking that they are UTF-8; a byte order mark is left out."""
-    packed = path.lower().endswith(".gz")
-    try:
-        with gzip.open(path) if packed else Path(path).open("rb") as file:
-            for number, line in enumerate(file, 1):
-                _check_utf8(path, number, line)
-                yield line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise BadInput(path, None, f"is not a whole gzip file ({error})", "Compress it again") from error
-
-
-def _check_utf8(path: str, number: int, line: bytes) -> None:
-    try:
-        line.decode()
-    except UnicodeDecodeError as error:
-        raise BadInput(path, None, _not_utf8(f"line {number}", error), "Save it as UTF-8") from error
-
-
-def _not_utf8(where: str, error: UnicodeDecodeError) -> str:
-    return f"byte {error.start + 1} of {where}, 0x{error.object[error.start]:02x}, is not UTF-8"
-
-
-def _read_csv(path: str, separator: str) -> pa.Table:
-    last_line = deque(_lines(path), maxlen=1).pop()
+def _csv_tables(place: Place) -> Iterator[pa.Table]:
     wrong: list[Any] = []
 
     def refuse(row: pyarrow.csv.InvalidRow) -> str:
         wrong.append(row)
         return "error"
 
-    reading = pyarrow.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES)  # threads lose row numbers
+    # Threads lose the numbers of the rows.
+    reading = pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
     parsing = pyarrow.csv.ParseOptions(
-        delimiter=separator,
-        newlines_in_values=True,
-        invalid_row_handler=refuse,
+        delimiter=SEPARATORS[place.suffix()], newlines_in_values=True, invalid_row_handler=refuse
     )
+    rows, table = 0, None
     try:
-        with pyarrow.csv.open_csv(path, reading, parsing) as reader:
+        with _opened(place) as file, pyarrow.csv.open_csv(file, reading, parsing) as reader:
             names = reader.schema.names
         converting = pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
         )
-        table = pyarrow.csv.read_csv(path, reading, parsing, converting)
-    except pa.ArrowInvalid as error:
-        raise _csv_error(path, wrong, error) from error
-    _check_last_quote(path, table, last_line)
-    return table
+        wrong.clear()
+        with _opened(place) as file, pyarrow.csv.open_csv(file, reading, parsing, converting) as reader:
+            for batch in reader:
+                table = pa.Table.from_batches([batch])
+                rows += table.num_rows
+                yield table
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        _check_utf8(place)
+        raise _csv_error(place.name, wrong, error) from error
+    if table is not None and table.num_rows:
+        _check_last_quote(place, rows, str(table.column(table.num_columns - 1)[-1]))
 
 
-def _csv_error(path: str, wrong: list[Any], error: pa.ArrowInvalid) -> BadInput:
+def _csv_error(name: str, wrong: list[Any], error: Exception) -> BadInput:
     if not wrong:
-        return BadInput(path, None, f"cannot be read as CSV ({error})", "Write it again")
+        fix = "Write it again; a quote that is never closed can be the reason, or a row of more than 16 MB"
+        return BadInput(name, None, f"cannot be read as CSV ({error})", fix)
     row = wrong[0]
     counts = f"{row.actual_columns} cells where the header has {row.expected_columns}"
     fix = "Quote cells that hold the separator or a line break, and double the quotes inside them"
-    return BadInput(path, row.number - 1, f"has {counts}: {reprlib.repr(row.text)}", fix)  # Arrow counts the header
+    return BadInput(name, row.number - 1, f"has {counts}: {reprlib.repr(row.text)}", fix)  # Arrow counts the header
 
 
-def _check_last_quote(path: str, table: pa.Table, last_line: bytes) -> None:
+def _check_last_quote(place: Place, rows: int, last_cell: str) -> None:
     """Raise BadInput where a quote that nobody closed took all rows behind it into its cell."""
-    last_cell = str(table.column(table.num_columns - 1)[-1]) if table.num_rows else ""
-    if "\n" in last_cell and not last_line.rstrip().endswith(b'"'):
+    if "\n" not in last_cell:
+        return
+    last_line = b""
+    for _, block in _blocks(place):
+        last_line = block.rstrip(b"\n").rpartition(b"\n")[2]
+    if not last_line.rstrip().endswith(b'"'):
         problem = f"the quote before {reprlib.repr(last_cell)} is never closed"
-        raise BadInput(path, table.num_rows, problem, "Close it, or write the file again")
+        raise BadInput(place.name, rows, problem, "Close it, or write the file again")
 
 
-def _with_types(table: pa.Table, known: Collection[str]) -> pa.Table:
-    for index, name in enumerate(table.column_names):
-        if name not in known:
-            table = table.set_column(index, name, _with_type(table.column(index)))
-    return table
-
-
-def _with_type(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    if texts.null_count == len(texts) or pc.any(pc.match_substring_regex(texts, "^[+-]?0[0-9xX]")).as_py():
-        return texts
-    for wanted in (pa.int64(), pa.float64(), pa.bool_()):
-        try:
-            return texts.cast(wanted)
-        except pa.ArrowInvalid:
-            continue
+@contextmanager
+def _opened(place: Place) -> Iterator[pa.NativeFile]:
+    """Yield the file's bytes; one that cannot be read or unpacked is a BadInput."""
     try:
-        return iso_times(texts)
-    except pa.ArrowInvalid:
-        return texts
+        with place.stream() as file:
+            yield file
+    except OSError as error:
+        if place.packed():
+            raise BadInput(place.name, None, f"is not a whole gzip file ({error})", "Compress it again") from error
+        raise BadInput(place.name, None, f"cannot be read ({error})", "Check the file, and try again") from error
 
 
-def _read_json_lines(path: str) -> pa.Table:
+def _blocks(place: Place) -> Iterator[tuple[int, bytes]]:
+    """Yield whole lines, some at a time, and the number of the first; a byte order mark is left out."""
+    number, rest = 1, b""
+    with _opened(place) as file:
+        read = bytes(file.read(BLOCK_BYTES)).removeprefix(codecs.BOM_UTF8)
+        while read:
+            whole, newline, rest = (rest + read).rpartition(b"\n")
+            if len(rest) > BLOCK_BYTES:
+                problem = f"line {number + whole.count(newline or b'?')} is longer than {BLOCK_BYTES:,} bytes"
+                raise BadInput(place.name, None, problem, "Give one row a line")
+            if newline:
+                yield number, whole + newline
+                number += whole.count(b"\n") + 1
+            read = bytes(file.read(BLOCK_BYTES))
+    if rest:
+        yield number, rest
+
+
+def _check_utf8(place: Place) -> None:
+    """Raise BadInput for the first byte that is not UTF-8."""
+    for number, block in _blocks(place):
+        try:
+            block.decode()
+        except UnicodeDecodeError:
+            for offset, line in enumerate(block.split(b"\n")):
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    where = _not_utf8(f"line {number + offset}", error)
+                    raise BadInput(place.name, None, where, "Save it as UTF-8") from error
+
+
+def _not_utf8(where: str, error: UnicodeDecodeError) -> str:
+    return f"byte {error.start + 1} of {where}, 0x{error.object[error.start]:02x}, is not UTF-8"
+
+
+def _json_tables(place: Place) -> Iterator[pa.Table]:
+    first_row = 1
+    for number, block in _blocks(place):
+        try:
+            block.decode()
+        except UnicodeDecodeError:
+            _check_utf8(place)
+        table = _json_table(place.name, number, first_row, block)
+        first_row += table.num_rows
+        yield table
+
+
+def _json_table(name: str, number: int, first_row: int, block: bytes) -> pa.Table:
     columns: dict[str, list[Any]] = {}
     rows = 0
-    for number, line in enumerate(_lines(path), 1):
-        if line.isspace():
+    for offset, line in enumerate(block.split(b"\n")):
+        if not line or line.isspace():
             continue
-        for name, value in _json_object(path, number, line).items():
-            column = columns.setdefault(name, [])
+        for key, value in _json_object(name, number + offset, line).items():
+            column = columns.setdefault(key, [])
             column.extend(repeat(None, rows - len(column)))
-            column.append(_compact(value) if name == "vector" else value)
+            column.append(_compact(value) if key == "vector" else value)
         rows += 1
     for column in columns.values():
         column.extend(repeat(None, rows - len(column)))
-    return pa.table({name: _json_column(path, name, values) for name, values in columns.items()})
+    if not columns:  # objects without any member are rows all the same
+        return pa.table({"": pa.nulls(rows)}) if rows else pa.table({})
+    return pa.table({key: _json_column(name, first_row, key, values) for key, values in columns.items()})
 
 
-def _json_object(path: str, number: int, line: bytes) -> dict[str, Any]:
+def _json_object(name: str, number: int, line: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         fix = "Give one JSON object a line; NaN and Infinity are no JSON, write null"
-        raise BadInput(path, None, f"line {number} is not JSON ({error})", fix) from error
+        raise BadInput(name, None, f"line {number} is not JSON ({error})", fix) from error
     if not isinstance(value, dict):
         problem = f"line {number} is not an object: {reprlib.repr(value)}"
-        raise BadInput(path, None, problem, "Give one JSON object a line")
+        raise BadInput(name, None, problem, "Give one JSON object a line")
     return value
 
 
@@ -203,13 +226,18 @@ def _compact(vector: object) -> object:
         return vector
 
 
-def _json_column(path: str, name: str, values: list[Any]) -> pa.Array:
+def _json_column(name: str, first_row: int, column: str, values: list[Any]) -> pa.Array:
     try:
         return _array(values)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         row = first_failing(values, _array)
-        problem = f"{name} {reprlib.repr(values[row])} is of another type than the rows before, or too large"
-        raise BadInput(path, row + 1, problem, "Give one type in all rows") from error
+        raise other_type(name, first_row + row, column, values[row]) from error
+
+
+def other_type(name: str, row: int, column: str, value: object) -> BadInput:
+    """Return the error for the first value of a column that does not go with those before it."""
+    problem = f"{column} {reprlib.repr(value)} is of another type than the rows before, or too large"
+    return BadInput(name, row, problem, "Give one type in all rows")
 
 
 def _array(values: list[Any]) -> pa.Array:

@@ -5,7 +5,7 @@ repeated ids, vectors.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 
 from semrec_ray.data.columns import Column
 from semrec_ray.data.conversions import LABELS, TIME, as_scalar, as_vectors, converted
+from semrec_ray.data.keys import KeySet
+from semrec_ray.data.rows import Rows
 from semrec_ray.errors import BadInput
 
 ITEMS = pa.schema(  # every other scalar column of the source follows, as string, int64, float64, bool or time
@@ -50,35 +52,70 @@ _REQUIRED = ("user_id", "item_id", "title")
 _RESERVED = frozenset({"score", "why", "bucket", "text_hash", "_rowid", "_rowaddr", "_rowoffset"})
 
 
+@dataclass
+class LeftOut:
+    """How many of the events gone through so far do not count, and why."""
+
+    unknown: int = 0  # no item has their item_id
+    repeated: int = 0  # an earlier row has their event_id
+
+
 @dataclass(frozen=True)
 class Imported:
-    """What one import brought: items in the order of the source, and their events."""
+    """What one import brings. Events are read and checked as they are gone through: that may raise BadInput."""
 
-    items: pa.Table  # ITEMS, then the further columns
-    events: pa.Table  # EVENTS, each event_id once
-    vectors: pa.Table | None  # item_id, vector fixed_size_list<float32>[D]; of the items that came with one
-    notes: tuple[str, ...]  # what the user should know: what was dropped, and why
-    unknown_item_events: int  # events dropped because no item has their item_id
+    items: Rows | None  # ITEMS, then the further columns; checked, each item_id once
+    events: Rows  # EVENTS, of known items only, each event_id once
+    vectors: Rows | None  # item_id, vector fixed_size_list<float32>[D]; of the items that came with one
+    left_out: LeftOut  # of the events, in their last going through
+    told: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what the user should know: what was dropped, and why."""
+        repeated, unknown = self.left_out.repeated, self.left_out.unknown
+        notes = [*self.told]
+        if repeated:
+            notes.append(f"events that repeat the event_id of an earlier row, counted once: {repeated}")
+        if unknown:
+            notes.append(f"events of items that are not in the catalog, left out: {unknown}")
+        return tuple(notes)
 
 
 def imported(
-    items: pa.Table, vectors: pa.Table | None, events: pa.Table, unknown: int, notes: Iterable[str] = ()
+    items: Rows | None,
+    vectors: Rows | None,
+    events: Callable[[], Iterator[pa.Table]],
+    known: KeySet,
+    told: Iterable[str] = (),
 ) -> Imported:
-    """Return checked tables as an import in which each event_id counts once: its first row is kept."""
-    once = events.filter(pa.array(~events["event_id"].to_pandas().duplicated()))
-    repeated = events.num_rows - once.num_rows
-    if repeated:
-        notes = (*notes, f"events that repeat the event_id of an earlier row, counted once: {repeated}")
-    if unknown:
-        notes = (*notes, f"events of items that are not in the catalog, left out: {unknown}")
-    return Imported(items, once, vectors, tuple(notes), unknown)
+    """Return an import of checked items, and of those checked events that count: of `known` items, each id once.
+
+    The first row of an event_id is kept. `events` is called for each going through.
+    """
+    left_out = LeftOut()
+
+    def counting() -> Iterator[pa.Table]:
+        left_out.unknown = left_out.repeated = 0
+        seen = KeySet()
+        for table in events():
+            kept = table.filter(pa.array(known.holds(table["item_id"])))
+            once = kept.filter(pa.array(seen.add(kept["event_id"])))
+            left_out.unknown += table.num_rows - kept.num_rows
+            left_out.repeated += kept.num_rows - once.num_rows
+            yield once
+
+    return Imported(items, Rows(EVENTS, counting), vectors, left_out, tuple(told))
 
 
-def checked_items(table: pa.Table, origin: str, *, first_row: int = 1) -> tuple[pa.Table, pa.Table | None]:
+def checked_items(
+    table: pa.Table, origin: str, *, first_row: int = 1, size: int | None = None
+) -> tuple[pa.Table, pa.Table | None]:
     """Return the items as ITEMS plus their further columns, and their vectors; both in the table's order.
 
     Ids may be integers; `categories` and `platforms` lists or `a|b`; `year` 1995, 1995.0 or "1995"; `vector`
-    a list or its JSON. Vectors are None where no item has one. BadInput counts rows from `first_row`.
+    a list or its JSON, of `size` numbers or of as many as the first. Vectors are None where no item has one.
+    BadInput counts rows from `first_row`.
     """
     raw = _columns(table, origin, first_row, ITEMS)
     items = _typed(raw, ITEMS)
@@ -89,23 +126,19 @@ def checked_items(table: pa.Table, origin: str, *, first_row: int = 1) -> tuple[
     _refuse_repeated(Column(origin, first_row, "item_id", items["item_id"]))
     if "vector" not in raw:
         return items, None
-    given, rows = as_vectors(raw["vector"])
+    given, rows = as_vectors(raw["vector"], size)
     schema = pa.schema([ITEMS.field("item_id"), ("vector", rows.type)])
     vectors = pa.table([items["item_id"].filter(given), rows], schema=schema)
     return items, vectors if vectors.num_rows else None
 
 
-def checked_events(table: pa.Table, origin: str, known: pa.Array | set[str]) -> tuple[pa.Table, int]:
-    """Return the events of known items as EVENTS, in the table's order, and how many others there were.
+def checked_events(table: pa.Table, origin: str, *, first_row: int = 1) -> pa.Table:
+    """Return the events as EVENTS, in the table's order.
 
     `time` may be epoch seconds, ISO 8601 or any timestamp (naive is UTC). An event without an `event_id` gets
-    that of `event_id()`. Columns that EVENTS does not name are not kept.
+    that of `event_id()`. Columns that EVENTS does not name are not kept. BadInput counts rows from `first_row`.
     """
-    raw = _columns(table, origin, 1, EVENTS)
-    events = _with_event_ids(_typed(raw, EVENTS))
-    ids = pa.array(known, pa.string()) if isinstance(known, set) else known
-    kept = events.filter(pc.is_in(events["item_id"], value_set=ids))
-    return kept, events.num_rows - kept.num_rows
+    return _with_event_ids(_typed(_columns(table, origin, first_row, EVENTS), EVENTS))
 
 
 def event_id(user_id: str, item_id: str, time: float | None, kind: str | None) -> str:

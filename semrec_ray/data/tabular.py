@@ -1,24 +1,22 @@
-"""Item and event files in, one checked import out: Parquet, CSV, TSV and JSON lines, in any mix."""
+"""Item and event files in, one checked import out: Parquet, CSV, TSV and JSON lines, in any mix, of any size.
 
-from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
-from glob import glob, has_magic
-from itertools import accumulate
-from pathlib import Path
+Files are gone through several times and never held: once for the types of their further columns, once to check
+every item, then for the items, for their vectors, and for the events, which are checked as they pass.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from semrec_ray.data.readers import read_table
-from semrec_ray.data.tables import (
-    EVENTS,
-    ITEM_COLUMNS,
-    ITEMS,
-    Imported,
-    checked_events,
-    checked_items,
-    first_repeat,
-    imported,
-)
+from semrec_ray.data.further import json_types, text_types, with_types
+from semrec_ray.data.keys import KeySet
+from semrec_ray.data.places import Place, matching
+from semrec_ray.data.readers import JSON_LINES, SEPARATORS, raw_tables
+from semrec_ray.data.rows import Rows
+from semrec_ray.data.tables import EVENTS, ITEM_COLUMNS, ITEMS, Imported, checked_events, checked_items, imported
 from semrec_ray.errors import BadInput
 
 
@@ -27,108 +25,166 @@ def read_files(
     events: Sequence[str],
     *,
     columns: Mapping[str, str] | None = None,
-    stored: pa.ChunkedArray | None = None,
+    stored: KeySet | None = None,
 ) -> Imported:
     """Return what the files hold, in the order given, as one import; BadInput names the file and the row.
 
-    A path may be a glob (`ratings-*.parquet`), its files in the order of their names. `columns` renames the
+    A path may be a glob (`ratings-*.parquet`) or a URI (`s3://bucket/items-*.parquet`). `columns` renames the
     files' columns: {"movie": "item_id"}. Events may also be of the `stored` item ids. A column that some files
     lack is null for their items. Event columns that are not kept are noted.
     """
-    items, events, columns = matching(items), matching(events), columns or {}
-    if not items and (stored is None or not events):
+    columns = columns or {}
+    item_places, event_places = matching(items), matching(events)
+    if not item_places and (stored is None or not event_places):
         raise BadInput("items", None, "no file is given", "Give at least one item file")
-    raw_items = _read(items, ITEM_COLUMNS, columns)
-    raw = _read(events, EVENTS.names, columns)
-    _refuse_unknown_names(columns, [*raw_items, *raw])
-    checked = [
-        checked_items(_renamed(table, path, columns), path) for table, path in zip(raw_items, items, strict=True)
-    ]
-    catalog = _joined_items([table for table, _ in checked], items) if items else ITEMS.empty_table()
-    raw = [_renamed(table, path, columns) for table, path in zip(raw, events, strict=True)]
-    ids = [catalog["item_id"], *([] if stored is None else [stored])]
-    known = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string()).combine_chunks()
-    counted = [checked_events(table, path, known) for table, path in zip(raw, events, strict=True)]
+    event_columns = [_column_names(place) for place in event_places]
+    _refuse_unknown_names(columns, [*map(_column_names, item_places), *event_columns])
+    files = [_ItemFile(place, columns, _further_types(place, columns)) for place in item_places]
+    catalog = _check(files, stored)
+    schema = catalog.schema()
     return imported(
-        items=catalog,
-        vectors=_joined_vectors([vectors for _, vectors in checked], items),
-        events=pa.concat_tables([EVENTS.empty_table(), *(table for table, _ in counted)]),
-        unknown=sum(unknown for _, unknown in counted),
-        notes=_unused_columns(raw, events),
+        Rows(schema, partial(_items, files, schema)) if files else None,
+        None if catalog.vectors is None else Rows(catalog.vectors, partial(_vectors, files)),
+        partial(_events, event_places, columns),
+        catalog.known,
+        _unused_columns(event_places, event_columns, columns),
     )
 
 
-def matching(paths: Sequence[str]) -> list[str]:
-    """Return the paths with every glob replaced by the files it matches, by name; BadInput where it matches none."""
-    found: list[str] = []
-    for path in paths:
-        if Path(path).exists() or not has_magic(path):
-            found.append(path)  # what is no file is refused by name when it is read
-        elif files := sorted(glob(path, recursive=True)):  # noqa: PTH207 (absolute patterns too)
-            found += files
-        else:
-            raise BadInput(path, None, "matches no file", "Check the pattern, and quote it from the shell")
-    return found
+@dataclass(frozen=True, slots=True)
+class _ItemFile:
+    place: Place
+    columns: Mapping[str, str]
+    types: dict[str, pa.DataType]
+
+    def tables(self) -> Iterator[tuple[int, pa.Table]]:
+        """Yield the file's raw items, their further columns typed, and the number of their first row."""
+        for first_row, table in _numbered(self.place, self.columns):
+            yield first_row, with_types(table, self.types)
 
 
-def _read(paths: Sequence[str], known: Collection[str], columns: Mapping[str, str]) -> list[pa.Table]:
-    """Return every file's raw rows, as its columns are called there."""
-    theirs = {name for name, ours in columns.items() if ours in known}
-    return [read_table(path, {*known, *theirs}) for path in paths]
+@dataclass(slots=True)
+class _Catalog:
+    """What a going through of all item files tells of them."""
+
+    known: KeySet
+    vectors: pa.Schema | None = None
+    names: dict[str, None] = field(default_factory=dict)  # further columns, in their order
+    types: dict[str, dict[pa.DataType, str]] = field(default_factory=dict)  # of those with values: type -> file
+
+    def schema(self) -> pa.Schema:
+        """Return ITEMS and the further columns; BadInput where one has another type in another file."""
+        return pa.schema([*ITEMS, *(pa.field(name, self._type(name)) for name in self.names)])
+
+    def _type(self, name: str) -> pa.DataType:
+        types = self.types.get(name, {})
+        if set(types) == {pa.int64(), pa.float64()}:
+            return pa.float64()
+        if len(types) > 1:
+            (one, one_file), (other, other_file) = list(types.items())[:2]
+            problem = f"column {name!r} is {other} here and {one} in {one_file}"
+            raise BadInput(other_file, None, problem, "Give it one type in all files")
+        return next(iter(types), pa.string())
+
+
+def _check(files: Sequence[_ItemFile], stored: KeySet | None) -> _Catalog:
+    """Check every item of all files."""
+    seen = KeySet()
+    catalog = _Catalog(seen if stored is None else stored)
+    for file in files:
+        for first_row, table in file.tables():
+            name, size = file.place.name, catalog.vectors and catalog.vectors.field("vector").type.list_size
+            items, vectors = checked_items(table, name, first_row=first_row, size=size)
+            repeated = pc.index(pa.array(seen.add(items["item_id"])), False).as_py()
+            if repeated >= 0:
+                raise _repeated(files, name, first_row + repeated, items["item_id"][repeated].as_py())
+            if stored is not None:
+                stored.add(items["item_id"])
+            if vectors is not None:
+                catalog.vectors = vectors.schema
+            for column in items.column_names[len(ITEMS) :]:
+                catalog.names[column] = None
+                if _has_values(items, column):
+                    catalog.types.setdefault(column, {}).setdefault(items.schema.field(column).type, name)
+    return catalog
+
+
+def _repeated(files: Sequence[_ItemFile], name: str, row: int, item_id: str) -> BadInput:
+    """Return the error for an item id that an earlier table has, which is looked for."""
+    for file in files:
+        for first_row, table in file.tables():
+            at = pc.index(checked_items(table, file.place.name)[0]["item_id"], item_id).as_py()
+            if at >= 0:
+                where = "" if file.place.name == name else f"{file.place.name}, "
+                problem = f"item_id {item_id!r} is also in {where}row {first_row + at}"
+                return BadInput(name, row, problem, "Keep one of the two rows")
+    raise AssertionError(f"{item_id} was there a moment ago")
+
+
+def _items(files: Sequence[_ItemFile], schema: pa.Schema) -> Iterator[pa.Table]:
+    for file in files:
+        for first_row, table in file.tables():
+            plain = table.drop_columns([name for name in table.column_names if name == "vector"])
+            yield _with_schema(checked_items(plain, file.place.name, first_row=first_row)[0], schema)
+
+
+def _vectors(files: Sequence[_ItemFile]) -> Iterator[pa.Table]:
+    for file in files:
+        for first_row, table in file.tables():
+            if "vector" in table.column_names:
+                needed = table.select(["item_id", "title", "vector"])
+                vectors = checked_items(needed, file.place.name, first_row=first_row)[1]
+                if vectors is not None:
+                    yield vectors
+
+
+def _events(places: Sequence[Place], columns: Mapping[str, str]) -> Iterator[pa.Table]:
+    for place in places:
+        for first_row, table in _numbered(place, columns):
+            yield checked_events(table, place.name, first_row=first_row)
+
+
+def _numbered(place: Place, columns: Mapping[str, str]) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the raw rows of a file under their new column names, and the number of the first of them."""
+    first_row = 1
+    for table in raw_tables(place):
+        if table.num_rows:
+            yield first_row, _renamed(table, place.name, columns)
+            first_row += table.num_rows
+    if first_row == 1:
+        raise BadInput(place.name, None, "has no rows", "Give at least one")
+
+
+def _further_types(place: Place, columns: Mapping[str, str]) -> dict[str, pa.DataType]:
+    tables = (table for _, table in _numbered(place, columns))
+    if place.suffix() in SEPARATORS:
+        return text_types(tables, ITEM_COLUMNS)
+    if place.suffix() in JSON_LINES:
+        return json_types(tables, ITEM_COLUMNS, place.name)
+    return {}
 
 
 def _renamed(table: pa.Table, path: str, columns: Mapping[str, str]) -> pa.Table:
     names = [columns.get(name, name) for name in table.column_names]
     for name in names:
-        if names.count(name) > 1:
+        if columns and names.count(name) > 1:
             problem = f"has the column {name!r} twice once its columns are renamed"
             raise BadInput(path, None, problem, "Rename one of them to something else, or drop it")
     return table.rename_columns(names)
 
 
-def _refuse_unknown_names(columns: Mapping[str, str], tables: Sequence[pa.Table]) -> None:
-    present = {name for table in tables for name in table.column_names}
+def _column_names(place: Place) -> list[str]:
+    """Return the names of the first rows' columns."""
+    first: pa.Table = next(raw_tables(place), pa.table({}))
+    return list(first.column_names)
+
+
+def _refuse_unknown_names(columns: Mapping[str, str], names_of_files: Sequence[Sequence[str]]) -> None:
+    present = {name for names in names_of_files for name in names}
     for name in columns:
         if name not in present:
             problem = f"no file has the column {name!r} that is to be renamed"
             raise BadInput("--map", None, problem, f"The columns are {', '.join(sorted(present))}")
-
-
-def _joined_items(tables: Sequence[pa.Table], paths: Sequence[str]) -> pa.Table:
-    """Return the items of all files; BadInput where an id is in two of them."""
-    repeated = first_repeat(pa.chunked_array([chunk for table in tables for chunk in table["item_id"].chunks]))
-    if repeated:
-        ends = list(accumulate(table.num_rows for table in tables))
-        (first_file, first_row), (file, row) = (_place(at, ends) for at in repeated)
-        value = tables[file]["item_id"][row - 1].as_py()
-        problem = f"item_id {value!r} is also in {paths[first_file]}, row {first_row}"
-        raise BadInput(paths[file], row, problem, "Keep one of the two rows")
-    names = dict.fromkeys(name for table in tables for name in table.column_names)
-    schema = pa.schema([_field(name, tables, paths) for name in names])
-    return pa.concat_tables([_with_schema(table, schema) for table in tables])
-
-
-def _place(at: int, ends: Sequence[int]) -> tuple[int, int]:
-    """Return the file, and the 1-based row in it, of a row of all files; `ends` are the running totals."""
-    file = bisect_right(ends, at)
-    return file, at - (ends[file - 1] if file else 0) + 1
-
-
-def _field(name: str, tables: Sequence[pa.Table], paths: Sequence[str]) -> pa.Field:
-    """Return the one type of a column in all files; where all its values are null it has any type."""
-    if name in ITEMS.names:
-        return ITEMS.field(name)
-    types: dict[pa.DataType, str] = {}
-    for table, path in zip(tables, paths, strict=True):
-        if _has_values(table, name):
-            types.setdefault(table.schema.field(name).type, path)
-    if set(types) == {pa.int64(), pa.float64()}:
-        return pa.field(name, pa.float64())
-    if len(types) > 1:
-        (one, one_path), (other, other_path) = list(types.items())[:2]
-        problem = f"column {name!r} is {other} here and {one} in {one_path}"
-        raise BadInput(other_path, None, problem, "Give it one type in all files")
-    return pa.field(name, next(iter(types), pa.string()))
 
 
 def _has_values(table: pa.Table, name: str) -> bool:
@@ -143,24 +199,10 @@ def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _joined_vectors(tables: Sequence[pa.Table | None], paths: Sequence[str]) -> pa.Table | None:
-    """Return the vectors of all files; BadInput where their lengths differ."""
-    given = [(table, path) for table, path in zip(tables, paths, strict=True) if table is not None]
-    if not given:
-        return None
-    size, first = given[0][0]["vector"].type.list_size, given[0][1]
-    for table, path in given:
-        here = table["vector"].type.list_size
-        if here != size:
-            problem = f"its vectors have {here} numbers, those of {first} have {size}"
-            raise BadInput(path, None, problem, "Give all vectors one length")
-    return pa.concat_tables([table for table, _ in given])
-
-
-def _unused_columns(tables: Sequence[pa.Table], paths: Sequence[str]) -> list[str]:
-    notes = []
-    for table, path in zip(tables, paths, strict=True):
-        unused = [name for name in table.column_names if name not in EVENTS.names]
+def _unused_columns(
+    places: Sequence[Place], names_of_files: Sequence[Sequence[str]], columns: Mapping[str, str]
+) -> Iterator[str]:
+    for place, names in zip(places, names_of_files, strict=True):
+        unused = [name for name in names if columns.get(name, name) not in EVENTS.names]
         if unused:
-            notes.append(f"{path}: not kept, because no event has them: {', '.join(map(repr, unused))}")
-    return notes
+            yield f"{place.name}: not kept, because no event has them: {', '.join(map(repr, unused))}"

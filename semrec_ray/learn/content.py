@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from semrec_ray.data.rows import Rows
 from semrec_ray.errors import InvalidRequest
 from semrec_ray.store.tables import Store
 from semrec_ray.store.vectors import (
@@ -62,4 +63,4 @@ def write_content_vectors(store: Store, space: Space) -> None:
     if rows.num_rows:
         vectors = as_fixed_list(centred(as_matrix(rows["embedding"]), space.mean), pa.float32())
         columns = {"item_id": rows["item_id"], "vector": vectors, "text_hash": rows["text_hash"]}
-        write_vectors(store, space.name, pa.table(columns))
+        write_vectors(store, space.name, Rows.of(pa.table(columns)))

@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from semrec_ray.data.rows import Rows
 from semrec_ray.data.tables import EVENTS
 from semrec_ray.store.tables import Store, keyed
 
@@ -13,12 +14,12 @@ def ensure_events(store: Store) -> None:
     store.create(EVENTS_TABLE, keyed(EVENTS, "event_id"))
 
 
-def write_events(store: Store, events: pa.Table, *, replace: bool = False) -> int:
+def write_events(store: Store, events: Rows, *, replace: bool = False) -> int:
     """Add the events whose event_id is new, or make these the only ones; returns how many were added."""
-    rows = events.cast(keyed(events.schema, "event_id"))
+    rows = events.mapped(lambda table: table.cast(keyed(table.schema, "event_id")))
     if replace:
-        store.replace(EVENTS_TABLE, rows)
-        return int(rows.num_rows)
+        version = store.replace(EVENTS_TABLE, rows)
+        return int(store.open(EVENTS_TABLE, version).count_rows())
     return store.insert_new(EVENTS_TABLE, rows, "event_id")
 
 

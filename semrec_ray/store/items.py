@@ -4,11 +4,12 @@ Columns: those of `data.tables.ITEMS`, every further scalar column of the source
 imported again replaces the whole row: a column that the new source lacks becomes null.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from semrec_ray.data.rows import Rows
 from semrec_ray.store.buckets import BUCKETS, buckets_of
 from semrec_ray.store.tables import Store, keyed
 
@@ -22,13 +23,24 @@ def with_buckets(rows: pa.Table) -> pa.Table:
     return rows.append_column(pa.field("bucket", pa.int16(), nullable=False), buckets)
 
 
-def write_items(store: Store, items: pa.Table, *, replace: bool = False) -> int:
+def write_items(store: Store, items: Rows, *, replace: bool = False) -> int:
     """Upsert checked items, or make them the whole catalog; returns the table's version."""
-    rows = with_buckets(items)
-    rows = rows.cast(keyed(rows.schema, "item_id"))
+    rows = items.mapped(_stored)
     if replace:
         return store.replace(ITEMS_TABLE, rows)
     return store.upsert(ITEMS_TABLE, rows, "item_id")
+
+
+def _stored(items: pa.Table) -> pa.Table:
+    rows = with_buckets(items)
+    return rows.cast(keyed(rows.schema, "item_id"))
+
+
+def item_ids(store: Store) -> Iterator[pa.Array]:
+    """Yield the ids of all items, some at a time, in no order; nothing where no item was ever imported."""
+    dataset = store.find(ITEMS_TABLE)
+    for batch in dataset.to_batches(columns=["item_id"]) if dataset else ():
+        yield batch["item_id"]
 
 
 def read_items(

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from semrec_ray.data.rows import Rows
 from semrec_ray.errors import Conflict, NotFound
 from semrec_ray.store.tables import Store, keyed
 from semrec_ray.types import Release
@@ -74,7 +75,7 @@ def create_release(store: Store, release: Release) -> None:
         "metrics": json.dumps(dict(release.metrics), sort_keys=True),
         "created": release.created,
     }
-    rows = pa.Table.from_pylist([row], schema=_RELEASES)
+    rows = Rows.of(pa.Table.from_pylist([row], schema=_RELEASES))
     if store.insert_new(RELEASES_TABLE, rows, "release") != 1:
         raise Conflict(f"release {release.name!r} exists already: publish again under another name")
 
@@ -124,7 +125,7 @@ def move_channel(store: Store, name: str, release: str, *, expected: Channel | N
         "release": release,
         "moved": moved.moved,
     }
-    if store.insert_new(CHANNELS_TABLE, pa.Table.from_pylist([row], schema=_CHANNELS), "move") != 1:
+    if store.insert_new(CHANNELS_TABLE, Rows.of(pa.Table.from_pylist([row], schema=_CHANNELS)), "move") != 1:
         raise Conflict(f"channel {name!r} was moved by somebody else meanwhile: look at it, then try again")
     return moved
 

@@ -5,16 +5,22 @@ killed before its commit leaves nothing that a reader could find. Every keyed ta
 processes that upsert the same new keys conflict and retry instead of leaving duplicates.
 """
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import lance
 import pyarrow as pa
+from lance.commit import CommitConflictError
 
-from semrec_ray.errors import StoreError
+from semrec_ray.data.rows import Rows
+from semrec_ray.errors import Conflict, StoreError
 
 logger = logging.getLogger(__name__)
 
+_RETRY = timedelta(minutes=30)  # as long as another commit may keep a bulk import from its own
 _KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 
 
@@ -77,22 +83,26 @@ class Store:
                 raise
             return dataset
 
-    def replace(self, name: str, rows: pa.Table) -> int:
+    def replace(self, name: str, rows: Rows) -> int:
         """Make these the table's rows, whatever it held; returns the new version."""
-        dataset = lance.write_dataset(rows, self.table_uri(name), schema=rows.schema, mode="overwrite")
+        with _streamed(rows, rows.schema) as source:
+            dataset = lance.write_dataset(source, self.table_uri(name), schema=rows.schema, mode="overwrite")
         return int(dataset.version)
 
-    def upsert(self, name: str, rows: pa.Table, key: str) -> int:
+    def upsert(self, name: str, rows: Rows, key: str) -> int:
         """Update the rows whose key is known, insert the others, in one commit; returns the version."""
         dataset = self._with_columns(name, rows.schema)
         merge = dataset.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
-        merge.execute(_in_order(rows, dataset.schema))
+        with _streamed(rows, dataset.schema) as source:
+            merge.retry_timeout(_RETRY).execute(source)
         return int(dataset.version)
 
-    def insert_new(self, name: str, rows: pa.Table, key: str) -> int:
+    def insert_new(self, name: str, rows: Rows, key: str) -> int:
         """Insert the rows whose key is unknown, in one commit; returns how many were inserted."""
         dataset = self._with_columns(name, rows.schema)
-        result = dataset.merge_insert(key).when_not_matched_insert_all().execute(_in_order(rows, dataset.schema))
+        merge = dataset.merge_insert(key).when_not_matched_insert_all()
+        with _streamed(rows, dataset.schema) as source:
+            result = merge.retry_timeout(_RETRY).execute(source)
         return int(result["num_inserted_rows"])
 
     def pin(self, name: str, version: int, tag: str) -> None:
@@ -111,15 +121,46 @@ class Store:
                     f"{wanted.type} in what is written: convert it, or replace the table"
                 )
         new = [wanted for wanted in schema if wanted.name not in stored.names]
-        if new:
+        if not new:
+            return dataset
+        with contextlib.suppress(CommitConflictError):  # somebody wrote meanwhile, maybe these very columns: look again
             dataset.add_columns(pa.schema(new))
             logger.info("table %s: added the columns %s", name, ", ".join(c.name for c in new))
-        return dataset
+        return self._with_columns(name, schema)
 
 
 def _fits(written: pa.DataType, stored: pa.DataType) -> bool:
     """Return whether values of one type go into a column of the other: the same, or whole numbers among floats."""
     return bool(written == stored or (pa.types.is_integer(written) and pa.types.is_floating(stored)))
+
+
+@contextlib.contextmanager
+def _streamed(rows: Rows, schema: pa.Schema) -> Iterator[pa.RecordBatchReader]:
+    """Yield rows as Lance takes them, never all in memory, with exactly the columns of the schema.
+
+    An error raised while the rows are made leaves the table as it was, and is raised again as itself: on its way
+    through Lance it would become a text.
+    """
+    raised: list[Exception] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            for table in rows.tables():
+                yield from _in_order(table, schema).to_batches()
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    try:
+        yield pa.RecordBatchReader.from_batches(schema, batches())
+    except Exception as error:
+        if raised:
+            raise raised[0] from None
+        if "incompatible with concurrent transaction" in str(error):
+            raise Conflict(
+                "another process replaced a table meanwhile, and nothing was written to it: do the same again"
+            ) from error
+        raise
 
 
 def _in_order(rows: pa.Table, schema: pa.Schema) -> pa.Table:

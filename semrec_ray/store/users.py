@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from semrec_ray.data.rows import Rows
 from semrec_ray.store.tables import Store, keyed
 
 POPULARITY_TABLE = "popularity"
@@ -14,9 +15,9 @@ def users_table(space: str) -> str:
 
 def write_users(store: Store, space: str, users: pa.Table) -> int:
     """Make these (user_id, vector, events) the users of a space; returns the table's version."""
-    return store.replace(users_table(space), users.cast(keyed(users.schema, "user_id")))
+    return store.replace(users_table(space), Rows.of(users.cast(keyed(users.schema, "user_id"))))
 
 
 def write_popularity(store: Store, popularity: pa.Table) -> int:
     """Make these (item_id, popularity) the prior of the catalog; returns the table's version."""
-    return store.replace(POPULARITY_TABLE, popularity.cast(keyed(popularity.schema, "item_id")))
+    return store.replace(POPULARITY_TABLE, Rows.of(popularity.cast(keyed(popularity.schema, "item_id"))))

@@ -10,6 +10,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import lance
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from semrec_ray.data.rows import Rows
 from semrec_ray.errors import StoreError
 from semrec_ray.store.items import in_buckets, with_buckets
 from semrec_ray.store.tables import Store, keyed
@@ -69,7 +71,7 @@ def as_matrix(column: pa.ChunkedArray) -> Vector:
 
 def write_embeddings(store: Store, model: str, rows: pa.Table) -> None:
     """Upsert (item_id, text_hash, embedding: fixed size list of float32) rows of one model."""
-    store.upsert(embeddings_table(model), rows.cast(keyed(rows.schema, "item_id")), "item_id")
+    store.upsert(embeddings_table(model), Rows.of(rows.cast(keyed(rows.schema, "item_id"))), "item_id")
 
 
 def read_embeddings(store: Store, model: str, columns: Sequence[str]) -> pa.Table | None:
@@ -93,7 +95,7 @@ def put_space(store: Store, space: Space) -> None:
         "mean": space.mean.tolist(),
         "written": datetime.now(UTC),
     }
-    store.upsert("spaces", pa.Table.from_pylist([row], schema=_SPACES), "space")
+    store.upsert("spaces", Rows.of(pa.Table.from_pylist([row], schema=_SPACES)), "space")
 
 
 def read_spaces(store: Store) -> list[Space]:
@@ -116,22 +118,26 @@ def read_space(store: Store, name: str) -> Space:
     return spaces[name]
 
 
-def write_vectors(store: Store, space: str, rows: pa.Table, *, dtype: str = "float16", replace: bool = False) -> int:
+def write_vectors(store: Store, space: str, rows: Rows, *, dtype: str = "float16", replace: bool = False) -> int:
     """Upsert (item_id, vector[, text_hash]) rows of a space with scale 1; returns the table's version.
 
     Vectors are stored as given, rounded to `dtype` (float16 | float32). StoreError where their length is not
     that of the vectors already there.
     """
-    table = vectors_table(space)
-    vectors = as_fixed_list(as_matrix(rows["vector"]), pa.type_for_alias(dtype))
+    stored = rows.mapped(partial(_stored, dtype=pa.type_for_alias(dtype)))
+    if replace:
+        return store.replace(vectors_table(space), stored)
+    return store.upsert(vectors_table(space), stored, "item_id")
+
+
+def _stored(rows: pa.Table, dtype: pa.DataType) -> pa.Table:
+    vectors = as_fixed_list(as_matrix(rows["vector"]), dtype)
     hashes = rows["text_hash"] if "text_hash" in rows.column_names else pa.nulls(rows.num_rows, pa.string())
     scales = pa.array([[1.0]] * rows.num_rows, pa.list_(pa.float32()))
-    columns = {"item_id": rows["item_id"], "vector": vectors, "scales": scales, "text_hash": hashes}
-    written = with_buckets(pa.table(columns))
-    written = written.cast(keyed(written.schema, "item_id"))
-    if replace:
-        return store.replace(table, written)
-    return store.upsert(table, written, "item_id")
+    table = with_buckets(
+        pa.table({"item_id": rows["item_id"], "vector": vectors, "scales": scales, "text_hash": hashes})
+    )
+    return table.cast(keyed(table.schema, "item_id"))
 
 
 def read_vectors(

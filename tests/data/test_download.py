@@ -13,6 +13,7 @@ import pytest
 from semrec_ray.data.download import download
 from semrec_ray.data.movielens import NAMES, movielens
 from semrec_ray.errors import BadInput, NotFound, Unavailable
+from tests.conftest import loaded
 
 BODY = bytes(range(256)) * 4096  # 1 MiB, no two neighbouring bytes alike
 
@@ -192,13 +193,14 @@ def test_a_status_416_without_a_part_is_an_error(publisher, target):
 
 def test_a_name_is_downloaded_once_and_read(publisher, tmp_path, logged):
     publisher.files["/ml-1m.zip"] = archive()
-    both = [movielens("1m", cache=tmp_path, base_url=publisher.url) for _ in range(2)]
+    both = [loaded(movielens("1m", cache=tmp_path, base_url=publisher.url)) for _ in range(2)]
     assert [bought.items["title"].to_pylist() for bought in both] == [["Heat"]] * 2
     assert [path for path, _ in publisher.asked] == ["/ml-1m.zip", "/ml-1m.zip.md5"]
     assert sum("not for commercial use" in line for line in logged) == 1
 
 
 def test_a_name_is_cached_in_the_users_home(publisher, tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     publisher.files["/ml-1m.zip"] = archive()
     monkeypatch.setenv("HOME", str(tmp_path))
     movielens("1m", base_url=publisher.url)

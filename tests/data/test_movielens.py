@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from semrec_ray.data import EVENTS, event_id, read_source
-from semrec_ray.data.movielens import GENRES, MAX_TAGS, NAMES, movielens, title_and_year
+from semrec_ray.data import EVENTS, Source, event_id, read_source
+from semrec_ray.data import movielens as source
+from semrec_ray.data.movielens import GENRES, MAX_TAGS, NAMES, title_and_year
 from semrec_ray.errors import BadInput, InvalidRequest
+from tests.conftest import loaded
+
+
+def movielens(*place, **more):
+    return loaded(source.movielens(*place, **more))
+
 
 FILMS = [  # id, title as published, genres; then title and year as imported
     (1, "Toy Story (1995)", ["Animation", "Comedy"], "Toy Story", 1995),
@@ -290,8 +297,8 @@ def test_neither_a_path_nor_a_name_lists_the_names(place):
 
 def test_the_source_movielens_takes_its_place_behind_the_colon(tmp_path):
     write_100k(tmp_path)
-    assert read_source(f"movielens:{tmp_path}").items.num_rows == len(FILMS)
+    assert loaded(read_source(Source(f"movielens:{tmp_path}"))).items.num_rows == len(FILMS)
     with pytest.raises(InvalidRequest, match="takes no files"):
-        read_source(f"movielens:{tmp_path}", items=["i.csv"])
+        read_source(Source(f"movielens:{tmp_path}", items=["i.csv"]))
     with pytest.raises(InvalidRequest, match="movielens:PATH_OR_NAME"):
-        read_source("movielens")
+        read_source(Source("movielens"))

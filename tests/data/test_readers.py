@@ -6,10 +6,22 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from semrec_ray.data.readers import read_table
+from semrec_ray.data.further import json_types, text_types, with_types
+from semrec_ray.data.places import matching
+from semrec_ray.data.readers import SEPARATORS, raw_tables
 from semrec_ray.errors import BadInput
 
 KNOWN = {"item_id", "title", "vector"}
+
+
+def read_table(path, known):
+    """Return all rows of a file, the further columns typed."""
+    (place,) = matching([path])
+    if place.suffix() in SEPARATORS:
+        types = text_types(raw_tables(place), known)
+    else:
+        types = json_types(raw_tables(place), known, place.name)
+    return pa.concat_tables([with_types(table, types) for table in raw_tables(place)], promote_options="permissive")
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ import pyarrow as pa
 import pytest
 
 from semrec_ray.data import EVENTS, ITEMS, checked_events, checked_items, event_id
+from semrec_ray.data.rows import Rows
 from semrec_ray.data.tables import imported
 from semrec_ray.errors import BadInput
+from tests.conftest import key_set, loaded
 
 TIME = pa.timestamp("us", tz="UTC")
 
@@ -20,8 +22,12 @@ def items_of(**columns):
 
 
 def events_of(**columns):
-    known = {"a", "b"}
-    return checked_events(pa.table({"user_id": ["u", "v"], "item_id": ["a", "b"], **columns}), "events", known)[0]
+    return checked_events(pa.table({"user_id": ["u", "v"], "item_id": ["a", "b"], **columns}), "events")
+
+
+def kept(table, *known):
+    """What counts of raw events, the known items given."""
+    return loaded(imported(None, None, Rows.of(checked_events(table, "events")).tables, key_set(*known)))
 
 
 def item_column(name, values):
@@ -112,7 +118,7 @@ NOON_S = int(NOON.timestamp())
 )
 def test_a_time_is_an_epoch_an_iso_string_or_a_timestamp_and_naive_means_utc(time):
     table = pa.table({"user_id": ["u"], "item_id": ["a"], "time": time})
-    assert checked_events(table, "events", {"a"})[0]["time"].to_pylist() == [NOON]
+    assert checked_events(table, "events")["time"].to_pylist() == [NOON]
 
 
 def test_times_with_and_without_a_zone_may_stand_in_one_column():
@@ -201,28 +207,30 @@ def test_a_repeated_event_counts_once_and_the_first_row_is_kept():
     table = pa.table(
         {"user_id": ["v", "u", "v", "v"], "item_id": ["a"] * 4, "rating": [1.0, 2, 3, 4], "time": [5, 5, 5, 6]}
     )
-    events, _ = checked_events(table, "events", {"a"})
-    once = imported(items_of()[0], None, events, 0)
+    once = kept(table, "a")
     assert once.events["rating"].to_pylist() == [1, 2, 4]
     assert once.notes == ("events that repeat the event_id of an earlier row, counted once: 1",)
 
 
-@pytest.mark.parametrize("known", [{"b"}, pa.array(["b", "c"])])
-def test_events_of_unknown_items_are_dropped_and_counted(known):
-    table = pa.table({"user_id": ["u", "v", "w"], "item_id": ["a", "b", "a"]})
-    events, unknown = checked_events(table, "events", known)
-    assert (events["user_id"].to_pylist(), unknown) == (["v"], 2)
-    note = "events of items that are not in the catalog, left out: 2"
-    assert imported(items_of()[0], None, events, unknown).notes == (note,)
+def test_events_of_unknown_items_are_dropped_and_counted():
+    some = kept(pa.table({"user_id": ["u", "v", "w"], "item_id": ["a", "b", "a"]}), "b", "c")
+    assert (some.events["user_id"].to_pylist(), some.unknown_item_events) == (["v"], 2)
+    assert some.notes == ("events of items that are not in the catalog, left out: 2",)
+
+
+def test_what_was_left_out_is_counted_anew_whenever_the_events_are_gone_through():
+    events = checked_events(pa.table({"user_id": ["u"] * 3, "item_id": ["a", "b", "a"]}), "events")
+    read = imported(None, None, Rows.of(events).tables, key_set("a"))
+    assert [loaded(read).notes for _ in range(2)] == [read.notes] * 2
+    assert (read.left_out.unknown, read.left_out.repeated) == (1, 1)
 
 
 def test_a_million_events_take_seconds():
     rows = 1_000_000
     numbers = np.arange(rows)
     table = pa.table({"user_id": numbers % 1000, "item_id": numbers // 1000, "time": numbers, "rating": numbers % 5})
-    known = pa.array([str(number) for number in range(1000)])
-    events, unknown = checked_events(table, "events", known)
-    assert imported(items_of()[0], None, events, unknown).events.num_rows == rows
+    events = kept(table, *map(str, range(1000))).events
+    assert events.num_rows == rows
     assert events["event_id"][rows - 1].as_py() == event_id("999", "999", rows - 1, None)
 
 

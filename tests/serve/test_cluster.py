@@ -15,6 +15,7 @@ import torch
 
 from semrec_ray.cluster import wait_until
 from semrec_ray.config import DEMO_MODEL
+from semrec_ray.data import Source
 from semrec_ray.encode import open_encoder
 from semrec_ray.pipeline import embed, embed_here, import_data
 from semrec_ray.publishing import publish
@@ -248,7 +249,7 @@ def test_a_publish_reaches_the_served_apps_without_a_failed_request(served, http
     asking = threading.Thread(target=keep_asking)
     asking.start()
     try:
-        import_data(store, "files", items=[str(film)])
+        import_data(store, Source("files", items=[str(film)]))
         assert embed(store, DEMO_MODEL, embed_here(DEMO_MODEL)).embedded == 1
         release = publish(store).release
         for topology in TOPOLOGIES:

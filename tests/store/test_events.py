@@ -1,13 +1,14 @@
 import pyarrow as pa
 
-from semrec_ray.data.tables import EVENTS, checked_events
+from semrec_ray.data.rows import Rows
+from semrec_ray.data.tables import EVENTS, checked_events, imported
 from semrec_ray.store.events import read_events, write_events
+from tests.conftest import key_set
 
 
-def events(rows: list[dict]) -> pa.Table:
-    table, unknown = checked_events(pa.Table.from_pylist(rows), "events", {"a", "b", "c"})
-    assert unknown == 0
-    return table
+def events(rows: list[dict]) -> Rows:
+    table = checked_events(pa.Table.from_pylist(rows), "events")
+    return imported(None, None, Rows.of(table).tables, key_set("a", "b", "c")).events
 
 
 def test_the_same_event_counts_once_however_often_it_is_written(store):

@@ -4,6 +4,7 @@ import sys
 import pyarrow as pa
 import pytest
 
+from semrec_ray.data.rows import Rows
 from semrec_ray.errors import Conflict, NotFound
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.releases import (
@@ -25,7 +26,7 @@ def release(name: str, versions: dict[str, int] | None = None) -> Release:
 
 def test_a_release_reads_back_as_it_was_written_and_pins_its_tables(store):
     schema = keyed(pa.schema([("item_id", pa.string())]), "item_id")
-    version = store.upsert("items", pa.table({"item_id": ["a"]}, schema=schema), "item_id")
+    version = store.upsert("items", Rows.of(pa.table({"item_id": ["a"]}, schema=schema)), "item_id")
     written = release("r1", {"items": version})
     create_release(store, written)
     assert read_release(store, "r1") == written

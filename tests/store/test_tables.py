@@ -4,22 +4,25 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from threading import Barrier
 
 import lance
 import pyarrow as pa
 import pytest
 
-from semrec_ray.errors import StoreError
+from semrec_ray.data.rows import Rows
+from semrec_ray.errors import BadInput, Conflict, StoreError
 from semrec_ray.store.tables import Store, keyed
 
 SCHEMA = keyed(pa.schema([("key", pa.string()), ("value", pa.int64())]), "key")
 
 
-def rows(pairs: dict[str, int]) -> pa.Table:
-    return pa.table({"key": list(pairs), "value": list(pairs.values())}, schema=SCHEMA)
+def rows(pairs: dict[str, int]) -> Rows:
+    return Rows.of(pa.table({"key": list(pairs), "value": list(pairs.values())}, schema=SCHEMA))
 
 
 def content(store: Store, name: str = "t", version: int | None = None) -> dict[str, int]:
@@ -64,7 +67,7 @@ def test_a_pinned_version_outlives_a_clean_up(store):
 def test_a_new_column_is_added_and_is_null_for_the_rows_before(store):
     store.upsert("t", rows({"a": 1}), "key")
     wider = pa.table({"key": ["b"], "value": [2], "note": ["x"]})
-    store.upsert("t", wider.cast(keyed(wider.schema, "key")), "key")
+    store.upsert("t", Rows.of(wider.cast(keyed(wider.schema, "key"))), "key")
     assert store.open("t").to_table().sort_by("key")["note"].to_pylist() == [None, "x"]
 
 
@@ -72,7 +75,7 @@ def test_a_column_of_another_type_is_refused_and_nothing_is_written(store):
     version = store.upsert("t", rows({"a": 1}), "key")
     other = pa.table({"key": ["b"], "value": ["two"]})
     with pytest.raises(StoreError, match=r"'value' is int64 .* and string"):
-        store.upsert("t", other.cast(keyed(other.schema, "key")), "key")
+        store.upsert("t", Rows.of(other.cast(keyed(other.schema, "key"))), "key")
     assert store.version("t") == version
 
 
@@ -100,12 +103,73 @@ def run_python(setting: str, program: str) -> subprocess.Popen[bytes]:
     """Start another Python process on a program that knows `pa`, `Store` and the table's `schema`."""
     head = f"""
         import pyarrow as pa
+        from semrec_ray.data.rows import Rows
         from semrec_ray.store.tables import Store, keyed
         schema = keyed(pa.schema([("key", pa.string()), ("value", pa.int64())]), "key")
         {setting}
     """
     text = textwrap.dedent(head) + textwrap.dedent(program)
     return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE)
+
+
+def meanwhile(act: Callable[[], object], written: Rows) -> Rows:
+    """Rows during whose going through somebody else acts on the table."""
+
+    def tables() -> Iterator[pa.Table]:
+        act()
+        yield from written.tables()
+
+    return Rows(written.schema, tables)
+
+
+def test_an_upsert_during_another_one_of_the_same_key_loses_nothing(store):
+    store.upsert("t", rows({"a": 1}), "key")
+    other = partial(store.upsert, "t", rows({"b": 2, "c": 3}), "key")
+    store.upsert("t", meanwhile(other, rows({"b": 20})), "key")
+    assert content(store) == {"a": 1, "b": 20, "c": 3}
+    other = partial(store.upsert, "t", rows({"d": 4}), "key")
+    assert store.insert_new("t", meanwhile(other, rows({"d": 40, "e": 5})), "key") == 1
+    assert content(store) == {"a": 1, "b": 20, "c": 3, "d": 4, "e": 5}
+
+
+@pytest.mark.parametrize("write", [Store.upsert, Store.insert_new])
+def test_who_writes_into_a_table_that_is_replaced_meanwhile_is_told_and_the_new_rows_stay(store, write):
+    store.upsert("t", rows({"a": 1}), "key")
+    with pytest.raises(Conflict, match="another process replaced a table meanwhile"):
+        write(store, "t", meanwhile(lambda: store.replace("t", rows({"z": 9})), rows({"b": 2})), "key")
+    assert content(store) == {"z": 9}
+    write(store, "t", rows({"b": 2}), "key")
+    assert content(store) == {"z": 9, "b": 2}
+
+
+def test_writers_that_add_columns_at_once_both_succeed(store):
+    store.upsert("t", rows({"a": 1}), "key")
+    together = Barrier(3, timeout=60)
+
+    def widen(column: str) -> None:
+        together.wait()
+        wide = pa.table({"key": [f"row of {column}"], "value": [1], column: ["x"]})
+        store.upsert("t", Rows.of(wide.cast(keyed(wide.schema, "key"))), "key")
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(widen, ["one", "one", "other"]))
+    table = store.open("t").to_table().sort_by("key").to_pydict()
+    assert table["key"] == ["a", "row of one", "row of other"]
+    assert (table["one"], table["other"]) == ([None, "x", None], [None, None, "x"])
+
+
+def test_an_error_while_rows_are_made_is_raised_as_itself_and_leaves_the_table_as_it_was(store):
+    version = store.upsert("t", rows({"a": 1}), "key")
+
+    def fail() -> None:
+        raise BadInput("in.csv", 7, "is wrong", "Mend it")
+
+    for write in (store.upsert, store.insert_new):
+        with pytest.raises(BadInput, match=r"in\.csv, row 7: is wrong"):
+            write("t", meanwhile(fail, rows({"b": 2})), "key")
+    with pytest.raises(BadInput):
+        store.replace("t", meanwhile(fail, rows({"b": 2})))
+    assert store.version("t") == version
 
 
 def test_of_writers_that_make_a_table_at_once_none_overwrites_what_another_wrote(store):
@@ -130,7 +194,7 @@ def test_two_processes_that_upsert_the_same_new_keys_leave_each_key_once(store):
         for i in range(15):
             pairs = {f"k{i}": offset + i, f"own-{offset}-{i}": i}
             table = pa.table({"key": list(pairs), "value": list(pairs.values())}, schema=schema)
-            Store(uri).upsert("t", table, "key")
+            Store(uri).upsert("t", Rows.of(table), "key")
     """
     writers = [run_python(f"uri, offset = {store.uri!r}, {offset}", program) for offset in (1000, 2000)]
     for writer in writers:
@@ -148,7 +212,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_version(store):
         print("started", flush=True)
         for i in range(10_000):
             table = pa.table({"key": [str(k) for k in range(2000)], "value": [i] * 2000}, schema=schema)
-            Store(uri).upsert("t", table, "key")
+            Store(uri).upsert("t", Rows.of(table), "key")
     """
     for delay in (0.05, 0.11, 0.23):
         with run_python(f"uri = {store.uri!r}", program) as writer:
@@ -165,7 +229,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_version(store):
 
 def test_whole_numbers_go_into_a_column_of_floats(store):
     first = pa.table({"key": ["a"], "price": [1.5]})
-    store.upsert("t", first.cast(keyed(first.schema, "key")), "key")
+    store.upsert("t", Rows.of(first.cast(keyed(first.schema, "key"))), "key")
     second = pa.table({"key": ["b"], "price": [2]})
-    store.upsert("t", second.cast(keyed(second.schema, "key")), "key")
+    store.upsert("t", Rows.of(second.cast(keyed(second.schema, "key"))), "key")
     assert store.open("t").to_table().sort_by("key")["price"].to_pylist() == [1.5, 2.0]
