@@ -9,6 +9,7 @@ import orjson
 import typer
 
 from semrec_ray.config import resolve_store
+from semrec_ray.data.sources import SOURCES
 from semrec_ray.errors import SemrecError
 from semrec_ray.store import Store
 from semrec_ray.telemetry import configure_logging
@@ -17,7 +18,7 @@ StoreOption = Annotated[
     str | None, typer.Option("--store", help="store URI [default: $SEMREC_STORE, else .semrec/store]")
 ]
 
-SourceOption = Annotated[str, typer.Option(help="demo | demo-large | movielens:PATH_OR_NAME | files")]
+SourceOption = Annotated[str, typer.Option(help=" | ".join(SOURCES))]
 ItemsOption = Annotated[list[str] | None, typer.Option(help="item files or globs (Parquet, CSV, JSONL), for files")]
 EventsOption = Annotated[list[str] | None, typer.Option(help="event files or globs, for files")]
 MapOption = Annotated[list[str] | None, typer.Option(help="a column of theirs=ours: movie=item_id; repeatable")]

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from semrec_ray import pipeline, publishing
 from semrec_ray.config import DEFAULT_MODEL, resolve_store
-from semrec_ray.data import Source
+from semrec_ray.data.sources import SOURCES, Source
 from semrec_ray.demo import Ports, run_demo
 from semrec_ray.errors import NotFound, SemrecError
 from semrec_ray.store import Store
@@ -55,7 +55,10 @@ def demo(
 
 @app.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="demo | demo-large | movielens:PATH_OR_NAME | files")],
+    source: Annotated[
+        str,
+        typer.Argument(help=" | ".join(SOURCES)),
+    ],
     items: Annotated[
         list[str] | None, typer.Option(help="item files or globs (.parquet .csv .jsonl); repeatable")
     ] = None,

@@ -7,13 +7,12 @@ replicas of their own; `Recommender.open` puts them all in one process.
 import asyncio
 import threading
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from semrec_ray.config import AppConfig
 from semrec_ray.encode import Encoder, open_encoder
 from semrec_ray.errors import InvalidRequest, SemrecError
 from semrec_ray.search.fanout import ShardPort
-from semrec_ray.search.shard import ShardRows, choose_device, load_shard
 from semrec_ray.state.profiles import Profiles, histories
 from semrec_ray.store.buckets import buckets_owned
 from semrec_ray.store.events import EVENTS_TABLE, read_events
@@ -32,6 +31,9 @@ from semrec_ray.types import (
     ShardQuery,
     Vector,
 )
+
+if TYPE_CHECKING:
+    from semrec_ray.search.shard import ShardRows
 
 T = TypeVar("T")
 
@@ -67,7 +69,7 @@ class EncoderPort(Protocol):
 class LocalShard(ShardPort):
     """One shard of the catalog, searched in a thread of this process."""
 
-    def __init__(self, name: str, held: Follower[ShardRows], device: str) -> None:
+    def __init__(self, name: str, held: Follower["ShardRows"], device: str) -> None:
         self.name, self.held, self._device = name, held, device
 
     async def search(self, queries: list[ShardQuery]) -> Sequence[Hits | Exception]:
@@ -173,9 +175,11 @@ class LocalEncoder(EncoderPort):
 def open_shard(config: AppConfig, shard: int, *, shards: int) -> LocalShard:
     """Return shard number `shard` of `shards`; it holds nothing before its first refresh."""
     store, buckets = Store(config.store), buckets_owned(shard, shards)
+    from semrec_ray.search.shard import choose_device, load_shard  # only shards pay for torch: 2 s and 200 MB
+
     device = choose_device(config.num_gpus)
 
-    def load(release: Release) -> ShardRows:
+    def load(release: Release) -> "ShardRows":
         return load_shard(store, release, buckets, device)
 
     return LocalShard(f"shard-{shard}", Follower(store, config.channel, load), device)

@@ -146,6 +146,10 @@ def _looked_through(rows: Rows | None, wanted: int) -> tuple[int, list[dict[str,
     return count, first
 
 
+def _name(dtype: pa.DataType) -> str:
+    return next(name for name in LARGEST if pa.type_for_alias(name) == dtype)
+
+
 def _counted(rows: Rows, progress: Progress, noun: str) -> tuple[Rows, Pace]:
     """Return the same rows, and what counts and reports them as they are gone through."""
     pace = Pace(progress, "read", noun)
@@ -173,7 +177,7 @@ def _check_vectors(store: Store, read: Imported, dtype: str, *, replace: bool) -
     if stored is not None and not replace:
         kept = stored.schema.field("vector").type
         if kept != pa.list_(pa.type_for_alias(dtype), dims):
-            problem = f"they are {dims} values of {dtype}, the store has {kept.list_size} of {kept.value_type}"
+            problem = f"they are {dims} values of {dtype}, the store has {kept.list_size} of {_name(kept.value_type)}"
             raise BadInput("vectors", None, problem, "Import the same kind, or all items again with --replace")
     for table in read.vectors.tables():
         largest = np.abs(as_matrix(table["vector"])).max(axis=1, initial=0.0)

@@ -1,6 +1,7 @@
 """One column as it was read in, its place in the file kept; an error that names the value and the row out."""
 
 import reprlib
+import textwrap
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Column:
 
     def wrong_type(self, fix: str) -> BadInput:
         """Return the error for a column whose type holds no right value; names its first one."""
-        return self.bad(self.first_given(), f"is of type {self.values.type}", fix)
+        return self.bad(self.first_given(), f"is of type {type_name(self.values.type)}", fix)
 
     def first_given(self) -> int:
         """Return the index of the first value that is not null; 0 where all are."""
@@ -50,8 +51,13 @@ class Column:
         value = self.values[index]
         try:
             return reprlib.repr(value.as_py())
-        except OverflowError:  # a timestamp that Python cannot hold
-            return str(value.value)
+        except (OverflowError, ValueError):  # a timestamp that Python cannot hold, or of a zone that it does not know
+            return str(getattr(value, "value", type_name(value.type)))
+
+
+def type_name(kind: pa.DataType) -> str:
+    """Return a type as an error shows it: a struct's may fill pages."""
+    return textwrap.shorten(str(kind), 80, placeholder=" ...")
 
 
 def first_failing(values: Sequence[Any], convert: Callable[[Any], Any]) -> int:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
-from semrec_ray.data.columns import Column
+from semrec_ray.data.columns import Column, type_name
 from semrec_ray.errors import BadInput
 
 LABELS = pa.list_(pa.string())
@@ -50,7 +50,7 @@ def as_scalar(column: Column) -> pa.ChunkedArray:
         return values.cast(pa.string())
     if kinds.is_timestamp(kind) or kinds.is_date(kind):
         return _times(column)
-    problem = f"column {column.name!r} is of type {kind}"
+    problem = f"column {column.name!r} is of type {type_name(kind)}"
     fix = "Drop it, or flatten it into columns of strings, numbers, booleans or times"
     raise BadInput(column.origin, None, problem, fix)
 
@@ -186,7 +186,8 @@ def _labels(column: Column) -> pa.ChunkedArray:
 def _relisted(lists: pa.ListArray, labels: pa.Array) -> pa.ChunkedArray:
     """Return lists with these flat labels in place of their own, empty and null ones left out."""
     keep = pc.fill_null(pc.not_equal(labels, ""), False)
-    lengths = np.bincount(pc.list_parent_indices(lists).filter(keep), minlength=len(lists))
+    rows = np.repeat(np.arange(len(lists)), pc.fill_null(pc.list_value_length(lists), 0))  # a null list may have labels
+    lengths = np.bincount(rows[keep.to_numpy(zero_copy_only=False)], minlength=len(lists))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.chunked_array([pa.ListArray.from_arrays(offsets, labels.filter(keep), mask=lists.is_null())])
 

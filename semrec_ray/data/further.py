@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semrec_ray.data.conversions import TIME, iso_times
-from semrec_ray.data.readers import other_type
 
 _NO_NUMBER = "^[+-]?0[0-9xX]"
 _CASTS: dict[pa.DataType, Callable[[Any], Any]] = {
@@ -48,28 +47,16 @@ def _holds(kind: pa.DataType, texts: pa.ChunkedArray) -> bool:
     return True
 
 
-def json_types(tables: Iterable[pa.Table], known: Collection[str], origin: str) -> dict[str, pa.DataType]:
-    """Return the types of a JSON file's columns that are not known; BadInput names the row where one changes."""
-    found = pa.schema([])
-    rows = 0
+def json_types(tables: Iterable[pa.Table]) -> dict[str, pa.DataType]:
+    """Return the types of a JSON file's columns, known ones too: those of its last table."""
+    last = pa.schema([])
     for table in tables:
-        here = pa.schema([field for field in table.schema if field.name not in known])
-        for field in here:
-            found = _with(found, field, table[field.name], origin, rows + 1)
-        rows += table.num_rows
-    return dict(zip(found.names, found.types, strict=True))
-
-
-def _with(found: pa.Schema, field: pa.Field, values: pa.ChunkedArray, origin: str, first_row: int) -> pa.Schema:
-    try:
-        return pa.unify_schemas([found, pa.schema([field])], promote_options="permissive")
-    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
-        row = max(int(pc.index(values.is_valid(), True).as_py()), 0)
-        raise other_type(origin, first_row + row, field.name, values[row].as_py()) from error
+        last = table.schema
+    return dict(zip(last.names, last.types, strict=True))
 
 
 def with_types(table: pa.Table, types: dict[str, pa.DataType]) -> pa.Table:
-    """Return the table with these further columns in their types; a column that it lacks is null."""
+    """Return the table with these columns in their types; a column that it lacks is null."""
     for name, kind in types.items():
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(table.num_rows, kind))

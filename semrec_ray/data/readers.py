@@ -9,6 +9,7 @@ import codecs
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -32,7 +33,7 @@ BLOCK_ROWS = 2**16  # of a Parquet file
 def raw_tables(place: Place) -> Iterator[pa.Table]:
     """Yield the rows of a Parquet, CSV, TSV or JSON lines file, in order; the last three may be gzipped.
 
-    JSON columns have the type of their values in that table, so one table may have other types than the next.
+    A JSON table has every column of the tables before it, and the type that holds its values so far.
     """
     suffix = place.suffix()
     if suffix in PARQUET and not place.packed():
@@ -121,8 +122,8 @@ def _check_last_quote(place: Place, rows: int, last_cell: str) -> None:
         return
     last_line = b""
     for _, block in _blocks(place):
-        last_line = block.rstrip(b"\n").rpartition(b"\n")[2]
-    if not last_line.rstrip().endswith(b'"'):
+        last_line = block.rstrip().rpartition(b"\n")[2] or last_line  # blank lines may follow it
+    if not last_line.endswith(b'"'):
         problem = f"the quote before {reprlib.repr(last_cell)} is never closed"
         raise BadInput(place.name, rows, problem, "Close it, or write the file again")
 
@@ -176,19 +177,19 @@ def _not_utf8(where: str, error: UnicodeDecodeError) -> str:
 
 
 def _json_tables(place: Place) -> Iterator[pa.Table]:
-    first_row = 1
+    first_row, before = 1, pa.schema([])
     for number, block in _blocks(place):
         try:
             block.decode()
         except UnicodeDecodeError:
             _check_utf8(place)
-        table = _json_table(place.name, number, first_row, block)
-        first_row += table.num_rows
+        table = _json_table(place.name, number, first_row, block, before)
+        first_row, before = first_row + table.num_rows, table.schema
         yield table
 
 
-def _json_table(name: str, number: int, first_row: int, block: bytes) -> pa.Table:
-    columns: dict[str, list[Any]] = {}
+def _json_table(name: str, number: int, first_row: int, block: bytes, before: pa.Schema) -> pa.Table:
+    columns: dict[str, list[Any]] = {field.name: [] for field in before}
     rows = 0
     for offset, line in enumerate(block.split(b"\n")):
         if not line or line.isspace():
@@ -202,7 +203,10 @@ def _json_table(name: str, number: int, first_row: int, block: bytes) -> pa.Tabl
         column.extend(repeat(None, rows - len(column)))
     if not columns:  # objects without any member are rows all the same
         return pa.table({"": pa.nulls(rows)}) if rows else pa.table({})
-    return pa.table({key: _json_column(name, first_row, key, values) for key, values in columns.items()})
+    types = dict(zip(before.names, before.types, strict=True))
+    return pa.table(
+        {key: _json_column(name, first_row, key, values, types.get(key, pa.null())) for key, values in columns.items()}
+    )
 
 
 def _json_object(name: str, number: int, line: bytes) -> dict[str, Any]:
@@ -226,22 +230,23 @@ def _compact(vector: object) -> object:
         return vector
 
 
-def _json_column(name: str, first_row: int, column: str, values: list[Any]) -> pa.Array:
+def _json_column(name: str, first_row: int, column: str, values: list[Any], before: pa.DataType) -> pa.Array:
+    convert = partial(_array, before=before)
     try:
-        return _array(values)
+        return convert(values)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-        row = first_failing(values, _array)
-        raise other_type(name, first_row + row, column, values[row]) from error
+        row = first_failing(values, convert)
+        problem = f"{column} {reprlib.repr(values[row])} is of another type than the rows before, or too large"
+        raise BadInput(name, first_row + row, problem, "Give one type in all rows") from error
 
 
-def other_type(name: str, row: int, column: str, value: object) -> BadInput:
-    """Return the error for the first value of a column that does not go with those before it."""
-    problem = f"{column} {reprlib.repr(value)} is of another type than the rows before, or too large"
-    return BadInput(name, row, problem, "Give one type in all rows")
-
-
-def _array(values: list[Any]) -> pa.Array:
+def _array(values: list[Any], before: pa.DataType) -> pa.Array:
+    """Return the values in the one type that holds them and those before; ArrowException where there is none."""
     types = set(map(type, values))
     if bool in types and types & {int, float}:  # Arrow would take true for 1.0
         raise pa.ArrowInvalid("booleans and numbers")
-    return pa.array(values)
+    if {int, float} <= types:  # Arrow refuses an int that a float64 rounds
+        values = [value if value is None else float(value) for value in values]
+    array = pa.array(values)
+    both = [pa.schema([("", before)]), pa.schema([("", array.type)])]
+    return array.cast(pa.unify_schemas(both, promote_options="permissive").field(0).type, safe=False)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from semrec_ray.data.demo import demo, demo_large
 from semrec_ray.data.keys import KeySet
 from semrec_ray.data.movielens import movielens
+from semrec_ray.data.synthetic import synthetic
 from semrec_ray.data.tables import Imported
 from semrec_ray.data.tabular import read_files
 from semrec_ray.errors import InvalidRequest
 
-SOURCES = ("demo", "demo-large", "files", "movielens:PATH_OR_NAME")
+SOURCES = ("demo", "demo-large", "files", "movielens:PATH_OR_NAME", "synthetic:items=N,users=N,events=N")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,4 +43,6 @@ def read_source(source: Source, *, stored: KeySet | None = None) -> Imported:
             return demo_large()
         case _ if name.startswith("movielens:"):
             return movielens(name.removeprefix("movielens:"))
+        case _ if name.startswith("synthetic:"):
+            return synthetic(name.removeprefix("synthetic:"))
     raise InvalidRequest(f"there is no source {name!r}: give one of {', '.join(SOURCES)}")

@@ -160,15 +160,15 @@ def _further_types(place: Place, columns: Mapping[str, str]) -> dict[str, pa.Dat
     if place.suffix() in SEPARATORS:
         return text_types(tables, ITEM_COLUMNS)
     if place.suffix() in JSON_LINES:
-        return json_types(tables, ITEM_COLUMNS, place.name)
+        return json_types(tables)
     return {}
 
 
 def _renamed(table: pa.Table, path: str, columns: Mapping[str, str]) -> pa.Table:
     names = [columns.get(name, name) for name in table.column_names]
     for name in names:
-        if columns and names.count(name) > 1:
-            problem = f"has the column {name!r} twice once its columns are renamed"
+        if names.count(name) > 1:
+            problem = f"has the column {name!r} twice{' once its columns are renamed' if columns else ''}"
             raise BadInput(path, None, problem, "Rename one of them to something else, or drop it")
     return table.rename_columns(names)
 
@@ -193,7 +193,9 @@ def _has_values(table: pa.Table, name: str) -> bool:
 
 def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     columns = [
-        table[field.name].cast(field.type) if _has_values(table, field.name) else pa.nulls(table.num_rows, field.type)
+        table[field.name].cast(field.type, safe=False)
+        if _has_values(table, field.name)
+        else pa.nulls(table.num_rows, field.type)
         for field in schema
     ]
     return pa.table(columns, schema=schema)

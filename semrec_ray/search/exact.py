@@ -35,7 +35,7 @@ def exact_scores(queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         half = (width + 1) // 2
         sums[..., : width - half] += sums[..., half:width]
         width = half
-    return sums[..., 0].float()
+    return sums[..., 0].float() + 0.0  # so that no score is -0.0
 
 
 def error_bound(queries: torch.Tensor, longest: float) -> torch.Tensor:

@@ -85,6 +85,7 @@ class Store:
 
     def replace(self, name: str, rows: Rows) -> int:
         """Make these the table's rows, whatever it held; returns the new version."""
+        self.create(name, rows.schema)  # Lance warns of a table to overwrite that is not there
         with _streamed(rows, rows.schema) as source:
             dataset = lance.write_dataset(source, self.table_uri(name), schema=rows.schema, mode="overwrite")
         return int(dataset.version)
