@@ -111,7 +111,10 @@ def _texts(column: Column) -> pa.ChunkedArray:
     values = column.values
     if kinds.is_floating(values.type):  # ids that went through pandas: 7.0 means "7"
         problem = "is neither a string nor a whole number"
-        values = column.attempt(lambda v: v.cast(pa.int64()), problem, "Give it as a string")
+        whole = column.attempt(lambda v: v.cast(pa.int64()), problem, "Give it as a string")
+        rounded = pc.greater(pc.abs(whole), 2**53)
+        column.refuse(rounded, "is a number that a float may have rounded", "Give it as a string")
+        values = whole
     if kinds.is_string(values.type) or kinds.is_integer(values.type) or kinds.is_null(values.type):
         return values.cast(pa.string())
     raise column.wrong_type("Give it as a string")

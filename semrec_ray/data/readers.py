@@ -245,7 +245,7 @@ def _array(values: list[Any], before: pa.DataType) -> pa.Array:
     types = set(map(type, values))
     if bool in types and types & {int, float}:  # Arrow would take true for 1.0
         raise pa.ArrowInvalid("booleans and numbers")
-    if {int, float} <= types:  # Arrow refuses an int that a float64 rounds
+    if types - {type(None)} == {int, float}:  # Arrow refuses an int that a float64 rounds
         values = [value if value is None else float(value) for value in values]
     array = pa.array(values)
     both = [pa.schema([("", before)]), pa.schema([("", array.type)])]

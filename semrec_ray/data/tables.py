@@ -5,7 +5,7 @@ repeated ids, vectors.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -68,7 +68,7 @@ class Imported:
     events: Rows  # EVENTS, of known items only, each event_id once
     vectors: Rows | None  # item_id, vector fixed_size_list<float32>[D]; of the items that came with one
     left_out: LeftOut  # of the events, in their last going through
-    told: tuple[str, ...] = ()
+    told: Sequence[str] = ()  # more to note; a list may grow while the events are gone through
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ def imported(
     vectors: Rows | None,
     events: Callable[[], Iterator[pa.Table]],
     known: KeySet,
-    told: Iterable[str] = (),
+    told: Sequence[str] = (),
 ) -> Imported:
     """Return an import of checked items, and of those checked events that count: of `known` items, each id once.
 
@@ -105,7 +105,7 @@ def imported(
             left_out.repeated += kept.num_rows - once.num_rows
             yield once
 
-    return Imported(items, Rows(EVENTS, counting), vectors, left_out, tuple(told))
+    return Imported(items, Rows(EVENTS, counting), vectors, left_out, told)
 
 
 def checked_items(

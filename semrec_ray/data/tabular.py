@@ -4,7 +4,7 @@ Files are gone through several times and never held: once for the types of their
 every item, then for the items, for their vectors, and for the events, which are checked as they pass.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -37,17 +37,18 @@ def read_files(
     item_places, event_places = matching(items), matching(events)
     if not item_places and (stored is None or not event_places):
         raise BadInput("items", None, "no file is given", "Give at least one item file")
-    event_columns = [_column_names(place) for place in event_places]
-    _refuse_unknown_names(columns, [*map(_column_names, item_places), *event_columns])
+    present = {name for place in [*item_places, *event_places] for name in _column_names(place, bool(columns))}
+    _refuse_unknown_names(columns, present)
     files = [_ItemFile(place, columns, _further_types(place, columns)) for place in item_places]
     catalog = _check(files, stored)
     schema = catalog.schema()
+    told: list[str] = []
     return imported(
         Rows(schema, partial(_items, files, schema)) if files else None,
         None if catalog.vectors is None else Rows(catalog.vectors, partial(_vectors, files)),
-        partial(_events, event_places, columns),
+        partial(_events, event_places, columns, told),
         catalog.known,
-        _unused_columns(event_places, event_columns, columns),
+        told,
     )
 
 
@@ -138,10 +139,17 @@ def _vectors(files: Sequence[_ItemFile]) -> Iterator[pa.Table]:
                     yield vectors
 
 
-def _events(places: Sequence[Place], columns: Mapping[str, str]) -> Iterator[pa.Table]:
+def _events(places: Sequence[Place], columns: Mapping[str, str], told: list[str]) -> Iterator[pa.Table]:
+    """Yield the checked events; which columns were not kept is told, once, when a file ends."""
     for place in places:
+        names: list[str] = []
         for first_row, table in _numbered(place, columns):
+            names = table.column_names
             yield checked_events(table, place.name, first_row=first_row)
+        unused = [name for name in names if name not in EVENTS.names]
+        note = f"{place.name}: not kept, because no event has them: {', '.join(map(repr, unused))}"
+        if unused and note not in told:
+            told.append(note)
 
 
 def _numbered(place: Place, columns: Mapping[str, str]) -> Iterator[tuple[int, pa.Table]]:
@@ -173,14 +181,17 @@ def _renamed(table: pa.Table, path: str, columns: Mapping[str, str]) -> pa.Table
     return table.rename_columns(names)
 
 
-def _column_names(place: Place) -> list[str]:
-    """Return the names of the first rows' columns."""
-    first: pa.Table = next(raw_tables(place), pa.table({}))
-    return list(first.column_names)
+def _column_names(place: Place, all_rows: bool) -> list[str]:
+    """Return the names of the first rows' columns; of all rows', where JSON lines may have more."""
+    names: list[str] = []
+    for table in raw_tables(place):
+        names = table.column_names
+        if not all_rows or place.suffix() not in JSON_LINES:
+            break
+    return names
 
 
-def _refuse_unknown_names(columns: Mapping[str, str], names_of_files: Sequence[Sequence[str]]) -> None:
-    present = {name for names in names_of_files for name in names}
+def _refuse_unknown_names(columns: Mapping[str, str], present: Collection[str]) -> None:
     for name in columns:
         if name not in present:
             problem = f"no file has the column {name!r} that is to be renamed"
@@ -199,12 +210,3 @@ def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
         for field in schema
     ]
     return pa.table(columns, schema=schema)
-
-
-def _unused_columns(
-    places: Sequence[Place], names_of_files: Sequence[Sequence[str]], columns: Mapping[str, str]
-) -> Iterator[str]:
-    for place, names in zip(places, names_of_files, strict=True):
-        unused = [name for name in names if columns.get(name, name) not in EVENTS.names]
-        if unused:
-            yield f"{place.name}: not kept, because no event has them: {', '.join(map(repr, unused))}"

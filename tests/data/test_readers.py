@@ -20,7 +20,7 @@ def read_table(path, known):
     if place.suffix() in SEPARATORS:
         types = text_types(raw_tables(place), known)
     else:
-        types = json_types(raw_tables(place), known, place.name)
+        types = json_types(raw_tables(place))
     return pa.concat_tables([with_types(table, types) for table in raw_tables(place)], promote_options="permissive")
 
 
