@@ -23,6 +23,7 @@ def machine_card() -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
+        "load_1m": round(os.getloadavg()[0], 1),  # far above what the benchmark itself makes: others were at work
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
         "torch": version("torch"),

@@ -48,6 +48,7 @@ def running(node: HeadNode) -> Iterator[None]:
         yield
     finally:
         _stop(process)
+        forget_dead_cluster(Path(node.temp_dir or "/tmp/ray"))
 
 
 def _start(node: HeadNode) -> subprocess.Popen[bytes]:
@@ -87,6 +88,20 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # what outlived its head; the group is ours alone
+
+
+def forget_dead_cluster(temp_dir: Path) -> None:
+    """Remove Ray's note of the cluster to join where nobody listens at its address any more.
+
+    Only `ray stop` would remove it; until then every `ray.init()` on the machine waits a minute for the dead one.
+    """
+    note = temp_dir / "ray_current_cluster"
+    with contextlib.suppress(OSError, ValueError):
+        host, port = note.read_text().strip().rsplit(":", 1)
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except ConnectionRefusedError:
+            note.unlink()
 
 
 def answers(url: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from lzma import LZMAError
 from pathlib import Path
 from typing import IO
 from zipfile import BadZipFile, ZipFile
@@ -55,7 +56,7 @@ def _zip(path: Path) -> Iterator[ZipFile]:
     try:
         with ZipFile(path) as archive:
             yield archive
-    except (BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+    except (BadZipFile, zlib.error, LZMAError, UnicodeDecodeError, EOFError, OSError, RuntimeError) as error:
         raise BadInput(
             str(path), None, f"is not a whole zip file ({error})", "Delete it and download it again"
         ) from error

@@ -52,9 +52,14 @@ class KeySet:
         coded = column.dictionary_encode()  # the same few keys come again and again: each is looked up once
         if isinstance(coded, pa.ChunkedArray):  # a column without chunks stays chunked
             return np.zeros(0, dtype=bool)
-        return np.asarray(self._held(_hashed(coded.dictionary))[coded.indices.to_numpy()])
+        run = _hashed(coded.dictionary)
+        order = np.argsort(run.first)
+        held = np.empty(len(order), dtype=bool)
+        held[order] = self._held(_Run(run.first[order], run.second[order]))
+        return np.asarray(held[coded.indices.to_numpy()])
 
     def _held(self, keys: _Run) -> Mask:
+        """Return which of the keys, ascending in their first half, are here; in any other order it takes far longer."""
         held = np.zeros(len(keys.first), dtype=bool)
         for run in self._runs:
             held |= _among(run, keys)

@@ -9,7 +9,6 @@ The layout is told by the files:
 
 import logging
 import re
-import reprlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from semrec_ray.data.archives import Member, folders
 from semrec_ray.data.columns import Column
 from semrec_ray.data.download import download
 from semrec_ray.data.keys import KeySet
+from semrec_ray.data.readers import wrong_row
 from semrec_ray.data.rows import Rows
 from semrec_ray.data.tables import Imported, checked_events, checked_items, imported
 from semrec_ray.errors import BadInput, InvalidRequest, NotFound, Unavailable
@@ -204,7 +204,7 @@ def _rows(file: Member, columns: Sequence[str]) -> pa.Table:
 
 def _row_tables(file: Member, columns: Sequence[str]) -> Iterator[pa.Table]:
     suffix = Path(file.origin).suffix
-    reading, parsing, converting, wrong = _csv_options(suffix, columns)
+    reading, parsing, converting = _csv_options(suffix, columns)
     first_row = 1
     try:
         if suffix == ".csv":
@@ -218,17 +218,12 @@ def _row_tables(file: Member, columns: Sequence[str]) -> Iterator[pa.Table]:
             yield table
             first_row += table.num_rows
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise _unreadable(file, first_row, wrong, error) from error
+        raise _unreadable(file, first_row, error) from error
 
 
-def _csv_options(suffix: str, columns: Sequence[str]) -> tuple[Any, Any, Any, list[Any]]:
-    """Return how Arrow reads, parses and converts, and the list that will hold a row of the wrong length."""
-    header, wrong = suffix == ".csv", list[Any]()
-
-    def refuse(row: pyarrow.csv.InvalidRow) -> str:
-        wrong.append(row)
-        return "error"
-
+def _csv_options(suffix: str, columns: Sequence[str]) -> tuple[Any, Any, Any]:
+    """Return how Arrow reads, parses and converts."""
+    header = suffix == ".csv"
     reading = pyarrow.csv.ReadOptions(  # threads lose row numbers
         use_threads=False, block_size=_BLOCK_BYTES, column_names=None if header else columns
     )
@@ -236,7 +231,6 @@ def _csv_options(suffix: str, columns: Sequence[str]) -> tuple[Any, Any, Any, li
         delimiter=_SEPARATORS[suffix],
         quote_char='"' if header else False,
         newlines_in_values=header,
-        invalid_row_handler=refuse,
     )
     converting = pyarrow.csv.ConvertOptions(
         include_columns=columns,
@@ -244,7 +238,7 @@ def _csv_options(suffix: str, columns: Sequence[str]) -> tuple[Any, Any, Any, li
         strings_can_be_null=True,
         null_values=[""],
     )
-    return reading, parsing, converting, wrong
+    return reading, parsing, converting
 
 
 def _blocks(file: Member) -> Iterator[bytes]:
@@ -268,15 +262,13 @@ def _as_utf8(data: bytes) -> bytes:
     return data
 
 
-def _unreadable(file: Member, first_row: int, wrong: Sequence[Any], error: Exception) -> BadInput:
+def _unreadable(file: Member, first_row: int, error: Exception) -> BadInput:
     fix = "Download it again"
     header = file.origin.endswith(".csv")  # Arrow counts it as a row
-    if wrong:
-        row = wrong[0]
-        counts = f"{row.actual_columns} cells in place of {row.expected_columns}"
-        return BadInput(
-            file.origin, first_row - 1 + row.number - header, f"has {counts}: {reprlib.repr(row.text)}", fix
-        )
+    if wrong := wrong_row(error):
+        row, expected, found, text = wrong
+        problem = f"has {found} cells in place of {expected}: {text}"
+        return BadInput(file.origin, first_row - 1 + row - header, problem, fix)
     lines = 0
     for block in _blocks(file):
         try:
@@ -284,6 +276,6 @@ def _unreadable(file: Member, first_row: int, wrong: Sequence[Any], error: Excep
         except UnicodeDecodeError as damage:
             row = lines + block.count(b"\n", 0, damage.start) + (not header)
             problem = f"holds a byte that is not UTF-8, 0x{block[damage.start]:02x}"
-            return BadInput(file.origin, row, problem, "Save it as UTF-8")
+            return BadInput(file.origin, row or None, problem, "Save it as UTF-8")  # None: the header
         lines += block.count(b"\n")
     return BadInput(file.origin, None, f"cannot be read ({error})", fix)

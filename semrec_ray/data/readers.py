@@ -6,6 +6,7 @@ the same tables again.
 """
 
 import codecs
+import re
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ def _parquet_tables(place: Place) -> Iterator[pa.Table]:
                     _check_values(place.name, first_row, name, values)
                 yield table
                 first_row += table.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         raise BadInput(place.name, None, f"is not a whole Parquet file ({error})", "Write it again") from error
 
 
@@ -75,17 +76,8 @@ def _check_values(name: str, first_row: int, column: str, values: pa.ChunkedArra
 
 
 def _csv_tables(place: Place) -> Iterator[pa.Table]:
-    wrong: list[Any] = []
-
-    def refuse(row: pyarrow.csv.InvalidRow) -> str:
-        wrong.append(row)
-        return "error"
-
-    # Threads lose the numbers of the rows.
-    reading = pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-    parsing = pyarrow.csv.ParseOptions(
-        delimiter=SEPARATORS[place.suffix()], newlines_in_values=True, invalid_row_handler=refuse
-    )
+    reading = pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)  # threads lose row numbers
+    parsing = pyarrow.csv.ParseOptions(delimiter=SEPARATORS[place.suffix()], newlines_in_values=True)
     rows, table = 0, None
     try:
         with _opened(place) as file, pyarrow.csv.open_csv(file, reading, parsing) as reader:
@@ -93,7 +85,6 @@ def _csv_tables(place: Place) -> Iterator[pa.Table]:
         converting = pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
         )
-        wrong.clear()
         with _opened(place) as file, pyarrow.csv.open_csv(file, reading, parsing, converting) as reader:
             for batch in reader:
                 table = pa.Table.from_batches([batch])
@@ -101,19 +92,28 @@ def _csv_tables(place: Place) -> Iterator[pa.Table]:
                 yield table
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         _check_utf8(place)
-        raise _csv_error(place.name, wrong, error) from error
+        raise _csv_error(place.name, error) from error
     if table is not None and table.num_rows:
         _check_last_quote(place, rows, str(table.column(table.num_columns - 1)[-1]))
 
 
-def _csv_error(name: str, wrong: list[Any], error: Exception) -> BadInput:
-    if not wrong:
+def _csv_error(name: str, error: Exception) -> BadInput:
+    wrong = wrong_row(error)
+    if wrong is None:
         fix = "Write it again; a quote that is never closed can be the reason, or a row of more than 16 MB"
         return BadInput(name, None, f"cannot be read as CSV ({error})", fix)
-    row = wrong[0]
-    counts = f"{row.actual_columns} cells where the header has {row.expected_columns}"
+    row, expected, found, text = wrong
     fix = "Quote cells that hold the separator or a line break, and double the quotes inside them"
-    return BadInput(name, row.number - 1, f"has {counts}: {reprlib.repr(row.text)}", fix)  # Arrow counts the header
+    return BadInput(name, row - 1, f"has {found} cells where the header has {expected}: {text}", fix)
+
+
+def wrong_row(error: Exception) -> tuple[int, int, int, str] | None:
+    """Return the row that has not as many cells as it should, the header counted, both numbers and its start.
+
+    Arrow's message is read: its handler of such rows writes a traceback where one is not UTF-8.
+    """
+    told = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", str(error), re.DOTALL)
+    return None if told is None else (int(told[1]), int(told[2]), int(told[3]), reprlib.repr(told[4]))
 
 
 def _check_last_quote(place: Place, rows: int, last_cell: str) -> None:
@@ -203,10 +203,8 @@ def _json_table(name: str, number: int, first_row: int, block: bytes, before: pa
         column.extend(repeat(None, rows - len(column)))
     if not columns:  # objects without any member are rows all the same
         return pa.table({"": pa.nulls(rows)}) if rows else pa.table({})
-    types = dict(zip(before.names, before.types, strict=True))
-    return pa.table(
-        {key: _json_column(name, first_row, key, values, types.get(key, pa.null())) for key, values in columns.items()}
-    )
+    types = {**dict.fromkeys(columns, pa.null()), **dict(zip(before.names, before.types, strict=True))}
+    return pa.table({key: _json_column(name, first_row, key, columns[key], kind) for key, kind in types.items()})
 
 
 def _json_object(name: str, number: int, line: bytes) -> dict[str, Any]:

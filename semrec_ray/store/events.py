@@ -1,7 +1,10 @@
 """Checked event tables in, histories out: table `events`, key `event_id`; the same event counts once."""
 
+from itertools import chain
+
 import pyarrow as pa
 
+from semrec_ray.data.keys import KeySet
 from semrec_ray.data.rows import Rows
 from semrec_ray.data.tables import EVENTS
 from semrec_ray.store.tables import Store, keyed
@@ -15,12 +18,30 @@ def ensure_events(store: Store) -> None:
 
 
 def write_events(store: Store, events: Rows, *, replace: bool = False) -> int:
-    """Add the events whose event_id is new, or make these the only ones; returns how many were added."""
+    """Add the events whose event_id is new, or make these the only ones; returns how many were added.
+
+    Lance joins new rows with the keys of the whole table: 120 bytes of memory for each of its events. So known
+    events are left out before, by 16 bytes each, and where nothing is new nothing is joined or written.
+    """
     rows = events.mapped(lambda table: table.cast(keyed(table.schema, "event_id")))
     if replace:
         version = store.replace(EVENTS_TABLE, rows)
         return int(store.open(EVENTS_TABLE, version).count_rows())
-    return store.insert_new(EVENTS_TABLE, rows, "event_id")
+    ensure_events(store)
+    known = _event_ids(store)
+    unknown = (table.filter(pa.array(~known.holds(table["event_id"]))) for table in rows.tables())
+    new = (table for table in unknown if table.num_rows)
+    first = next(new, None)
+    if first is None:
+        return 0
+    return store.insert_new(EVENTS_TABLE, Rows(rows.schema, lambda: chain([first], new)), "event_id")
+
+
+def _event_ids(store: Store) -> KeySet:
+    known = KeySet()
+    for batch in store.open(EVENTS_TABLE).to_batches(columns=["event_id"]):
+        known.add(batch["event_id"])
+    return known
 
 
 def read_events(store: Store, version: int | None = None) -> pa.Table:

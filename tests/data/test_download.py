@@ -201,10 +201,10 @@ def test_a_name_is_downloaded_once_and_read(publisher, tmp_path, logged):
 
 def test_a_name_is_cached_in_the_users_home(publisher, tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    publisher.files["/ml-1m.zip"] = archive()
+    publisher.files["/ml-1m.zip"] = published = archive()
     monkeypatch.setenv("HOME", str(tmp_path))
     movielens("1m", base_url=publisher.url)
-    assert (tmp_path / ".cache" / "semrec_ray" / "ml-1m.zip").read_bytes() == archive()
+    assert (tmp_path / ".cache" / "semrec_ray" / "ml-1m.zip").read_bytes() == published
 
 
 def test_a_name_that_is_not_published_lists_the_names(publisher, tmp_path):

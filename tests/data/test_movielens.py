@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from semrec_ray.config import cache_folder
 from semrec_ray.data import EVENTS, Source, event_id, read_source
 from semrec_ray.data import movielens as source
 from semrec_ray.data.movielens import GENRES, MAX_TAGS, NAMES, title_and_year
@@ -245,6 +246,15 @@ def test_a_csv_without_a_column_names_it(tmp_path):
     assert "'movieId'" in error.problem
 
 
+def test_a_header_that_is_not_utf8_is_in_no_row(tmp_path):
+    write_modern(tmp_path)
+    path = tmp_path / "movies.csv"
+    path.write_bytes(path.read_bytes().replace(b"genres", b"genr\xe9s", 1))
+    error = refusal(tmp_path)
+    assert (error.origin, error.row) == (str(path), None)
+    assert error.problem == "holds a byte that is not UTF-8, 0xe9"
+
+
 @pytest.mark.parametrize("content", [b"", b"no zip at all"])
 def test_a_file_that_is_no_zip_is_refused(tmp_path, content):
     path = tmp_path / "ml.zip"
@@ -252,6 +262,27 @@ def test_a_file_that_is_no_zip_is_refused(tmp_path, content):
     error = refusal(path)
     assert error.origin == str(path)
     assert "is not a whole zip file" in error.problem
+
+
+def test_a_zip_with_a_name_that_is_not_utf8_is_refused(tmp_path):
+    folder = tmp_path / "ml"
+    folder.mkdir()
+    write_modern(folder)
+    (folder / "é.csv").touch()
+    path = tmp_path / "ml.zip"
+    path.write_bytes(Path(zipped(folder, path)).read_bytes().replace("é".encode(), b"\xff\xff"))
+    assert "is not a whole zip file" in refusal(path).problem
+
+
+def test_a_damaged_lzma_zip_is_refused(tmp_path):
+    path = tmp_path / "ml.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("movies.csv", "movieId,title,genres\n" + "1,A,x\n" * 30)
+        archive.writestr("ratings.csv", "userId,movieId,rating,timestamp\n1,1,3,4\n")
+    data = bytearray(path.read_bytes())
+    data[60] ^= 0xFF
+    path.write_bytes(data)
+    assert "is not a whole zip file" in refusal(path).problem
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
@@ -302,3 +333,11 @@ def test_the_source_movielens_takes_its_place_behind_the_colon(tmp_path):
         read_source(Source(f"movielens:{tmp_path}", items=["i.csv"]))
     with pytest.raises(InvalidRequest, match="movielens:PATH_OR_NAME"):
         read_source(Source("movielens"))
+
+
+def test_the_official_latest_small_has_its_published_counts_where_it_is_at_hand():
+    official = cache_folder() / "ml-latest-small.zip"
+    if not official.exists():
+        pytest.skip(f"{official} is not there: `semrec import movielens:latest-small` downloads it")
+    bought = movielens(str(official))
+    assert (bought.items.num_rows, bought.events.num_rows, bought.unknown_item_events) == (9742, 100_836, 0)

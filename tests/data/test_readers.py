@@ -1,4 +1,5 @@
 import gzip
+import sys
 from datetime import UTC, datetime
 
 import orjson
@@ -6,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from semrec_ray.data import readers
 from semrec_ray.data.further import json_types, text_types, with_types
 from semrec_ray.data.places import matching
 from semrec_ray.data.readers import SEPARATORS, raw_tables
@@ -17,10 +19,8 @@ KNOWN = {"item_id", "title", "vector"}
 def read_table(path, known):
     """Return all rows of a file, the further columns typed."""
     (place,) = matching([path])
-    if place.suffix() in SEPARATORS:
-        types = text_types(raw_tables(place), known)
-    else:
-        types = json_types(raw_tables(place))
+    csv = place.suffix() in SEPARATORS
+    types = text_types(raw_tables(place), known) if csv else json_types(raw_tables(place))
     return pa.concat_tables([with_types(table, types) for table in raw_tables(place)], promote_options="permissive")
 
 
@@ -203,6 +203,58 @@ def test_a_csv_quote_that_is_never_closed_names_its_row(refusal, tail):
     assert refusal("a.csv", b"item_id,title\n1,x\n2,x\n" + tail).row == 3
 
 
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n\r\n", b"\n\n\n"])
+@pytest.mark.parametrize("block", [2**24, 12])
+def test_blank_lines_may_follow_a_last_cell_with_a_line_break(read, monkeypatch, end, block):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", block)
+    table = read("a.csv", b'a,title\n1,"b\nc"' + end)
+    assert table["title"].to_pylist() == ["b\nc"]
+
+
+def test_a_row_of_too_many_cells_that_are_not_utf8_writes_no_traceback(refusal, monkeypatch):
+    raised = []
+    monkeypatch.setattr(sys, "unraisablehook", raised.append)
+    assert refusal("a.csv", b"item_id,title\n1,x,\xe9\n").problem == "byte 5 of line 2, 0xe9, is not UTF-8"
+    assert not raised
+
+
+@pytest.fixture
+def line_by_line(monkeypatch):
+    """Read JSON lines of up to 20 bytes in blocks of about one line."""
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 20)
+
+
+@pytest.mark.usefixtures("line_by_line")
+@pytest.mark.parametrize(("first", "second"), [(1, "x"), ("x", 1), (True, 1), ([1], ["x"])])
+@pytest.mark.parametrize("column", ["item_id", "extra"])
+def test_a_json_column_that_changes_its_type_in_a_later_block_names_the_row(refusal, column, first, second):
+    error = refusal("a.jsonl", lines({column: first}, {column: None}, {column: second}, {column: first}))
+    assert error.row == 3
+    assert error.problem.startswith(f"{column} {second!r} is of another type")
+
+
+@pytest.mark.usefixtures("line_by_line")
+def test_a_json_table_has_every_column_of_the_tables_before_it(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(lines({"a": "first row"}, {"b": "second row"}, {"b": "third row"}))
+    (place,) = matching([str(tmp_path / "a.jsonl")])
+    assert [table.to_pylist() for table in raw_tables(place)] == [
+        [{"a": "first row"}],
+        [{"a": None, "b": "second row"}],
+        [{"a": None, "b": "third row"}],
+    ]
+
+
+@pytest.mark.parametrize("block", [2**24, 25])
+def test_json_integers_among_floats_are_rounded_as_floats(read, monkeypatch, block):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", block)
+    assert read("a.jsonl", lines({"n": 2**53 + 1}, {"n": 0.5}))["n"].to_pylist() == [2.0**53, 0.5]
+
+
+@pytest.mark.parametrize("values", [[1, 0.5, "3"], [1, 0.5, True], [1, 0.5, [1]]])
+def test_only_numbers_may_stand_among_json_numbers(refusal, values):
+    assert refusal("a.jsonl", lines(*({"n": value} for value in values))).row == 3
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [(b"[1]", "line 3 is not an object: [1]"), (b"null", "not an object"), (b'{"a": NaN}', "line 3 is not JSON (")],
@@ -228,6 +280,12 @@ def test_a_parquet_string_that_is_not_utf8_names_its_row(tmp_path):
         read_table(str(path), KNOWN)
     assert caught.value.row == 2
     assert caught.value.problem == "byte 2 of title, 0xff, is not UTF-8"
+
+
+def test_a_parquet_column_whose_name_is_not_utf8_is_refused(tmp_path, refusal):
+    pa.parquet.write_table(pa.table({"title": ["x"]}), tmp_path / "whole.parquet", store_schema=False)
+    damaged = (tmp_path / "whole.parquet").read_bytes().replace(b"title", b"t\xfftle")
+    assert "is not a whole Parquet file" in refusal("a.parquet", damaged).problem
 
 
 def test_a_gzip_file_that_was_cut_is_refused(refusal):

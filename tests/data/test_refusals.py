@@ -69,8 +69,10 @@ def test_a_duplicate_item_id_names_both_rows():
         ("popularity", ["1", "-inf"], "popularity '-inf' is NaN, infinite or beyond float32"),
         ("popularity", [1, 1e39], "popularity 1e+39 is NaN, infinite or beyond float32"),
         ("item_id", [1.0, 1.5], "item_id 1.5 is neither a string nor a whole number"),
+        ("item_id", [2.0**53, 2.0**53 + 2], "item_id 9007199254740994.0 is a number that a float may have rounded"),
         ("item_id", ["é" * 256, "é" * 256 + "x"], "is longer than 512 bytes of UTF-8"),
         ("bonus", [1.0, INF], "bonus inf is infinite"),
+        ("bonus", pa.array([1, 2**62], pa.timestamp("us", tz="No/Where")), f"bonus {2**62} is no time of the years"),
         ("bonus", pa.array([1, 2**63], pa.uint64()), "bonus 9223372036854775808 is beyond int64"),
         ("vector", [[1.0, 2], [NAN, 1]], "vector [nan, 1.0] has no finite float32 as number 1"),
         ("vector", [[1.0, 2], [1, INF]], "vector [1.0, inf] has no finite float32 as number 2"),
@@ -148,6 +150,12 @@ def test_a_further_column_that_is_no_scalar_says_to_drop_or_flatten_it(values):
 @pytest.mark.parametrize("name", ["$price", "score", "why", "bucket", "text_hash", "_rowid", "", "a.b", "a`b"])
 def test_a_column_name_that_means_something_else_is_refused(name):
     assert f"column name {name!r}" in item_refusal(**{name: [1, 2]}).problem
+
+
+def test_a_long_type_is_not_shown_whole():
+    problem = item_refusal(meta=[{f"field {n}": n for n in range(1000)}, None]).problem
+    assert problem.startswith("column 'meta' is of type struct<field 0: int64, ")
+    assert len(problem) < 120
 
 
 def test_a_column_that_events_do_not_keep_may_have_any_name_and_type():

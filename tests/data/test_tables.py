@@ -81,6 +81,7 @@ def test_ids_become_strings(ids, expected):
         ([["", "x", None], None], [["x"], None]),
         ([[], []], [[], []]),
         (pa.array([["x", "y"], ["z", ""]], pa.list_(pa.large_string(), 2)), [["x", "y"], ["z"]]),
+        (pa.array([None, ["x", "y"]], pa.list_(pa.string(), 2)), [None, ["x", "y"]]),
         (pa.array(["x|y", "z"]).dictionary_encode(), [["x", "y"], ["z"]]),
     ],
 )

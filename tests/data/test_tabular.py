@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semrec_ray.data import EVENTS, ITEMS, event_id, tabular
+from semrec_ray.data import EVENTS, ITEMS, event_id, readers, tabular
 from semrec_ray.errors import BadInput
 from tests.conftest import key_set, loaded
 
@@ -66,6 +66,39 @@ def test_a_column_of_two_types_names_both_files(write):
         read_files(files, [])
     assert caught.value.origin == files[1]
     assert caught.value.problem == f"column 'n' is string here and int64 in {files[0]}"
+
+
+def test_integers_beside_the_floats_of_another_file_are_rounded_as_floats(write):
+    files = [write("1.csv", f"item_id,title,n\n1,A,{2**53 + 1}\n"), write("2.csv", "item_id,title,n\n2,B,0.5\n")]
+    assert read_files(files, []).items["n"].to_pylist() == [2.0**53, 0.5]
+
+
+@pytest.mark.parametrize("role", ["items", "events"])
+def test_a_further_column_that_is_there_twice_is_refused(write, role):
+    items = write("i.csv", "item_id,title,n\n1,A,2\n" if role == "events" else "item_id,title,n,n\n1,A,2,3\n")
+    events = write("e.csv", "user_id,item_id,n,n\nu,1,2,3\n")
+    with pytest.raises(BadInput, match=rf"{role[0]}\.csv: has the column 'n' twice\. Rename one"):
+        read_files([items], [events])
+
+
+def test_json_columns_that_appear_late_are_mapped_and_noted(write, monkeypatch):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 40)
+    items = write("i.jsonl", [{"item_id": 1, "title": "A"}, {"item_id": 2, "title": "B", "released": 1990}])
+    events = write("e.jsonl", [{"user_id": "u", "item_id": 1}, {"user_id": "u", "item_id": 2, "device": "tv"}])
+    bought = read_files([items], [events], columns={"released": "year"})
+    assert bought.items["year"].to_pylist() == [None, 1990]
+    assert bought.notes == (f"{events}: not kept, because no event has them: 'device'",)
+
+
+@pytest.mark.parametrize("missing", ["item_id", "title"])
+def test_a_json_row_without_a_required_value_is_named_however_late_the_column_appears(write, monkeypatch, missing):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 40)
+    row = {"item_id": "1", "title": "A title"}
+    for at in (0, 1):
+        rows = [{**row, "item_id": "1"}, {**row, "item_id": "2"}]
+        del rows[at][missing]
+        with pytest.raises(BadInput, match=rf"row {at + 1}: {missing} None is missing or empty"):
+            read_files([write("i.jsonl", rows)], [])
 
 
 def test_a_duplicate_across_files_names_both_places(write):
