@@ -11,6 +11,7 @@ from semrec_ray.config import DEFAULT_MODEL, DEMO_MODEL
 from semrec_ray.data import Source
 from semrec_ray.pipeline import column_map, embed, import_data
 from semrec_ray.publishing import publish
+from semrec_ray.training import train
 
 
 def main(
@@ -34,6 +35,8 @@ def main(
         chosen = model or (DEMO_MODEL if source.startswith("demo") else DEFAULT_MODEL)
         progress(f"2/3 embedding with {chosen}")
         report["embed"] = asdict(embed(target, chosen, embed_on_ray(chosen, actors), progress=progress))
+        if imported.events:
+            report["train"] = asdict(train(target, progress=progress))
     progress(f"3/3 publishing to {channel}")
     report["publish"] = asdict(publish(target, channel=channel, progress=progress))
     return report

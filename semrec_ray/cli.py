@@ -9,11 +9,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from semrec_ray import pipeline, publishing
-from semrec_ray.config import DEFAULT_MODEL, resolve_store
+from semrec_ray import pipeline, publishing, training
+from semrec_ray.config import DEFAULT_MODEL, SpaceConfig, resolve_store
 from semrec_ray.data.sources import SOURCES, Source
 from semrec_ray.demo import Ports, run_demo
 from semrec_ray.errors import NotFound, SemrecError
+from semrec_ray.evaluate import evaluation
+from semrec_ray.evaluate.evaluation import SPLITS
+from semrec_ray.evaluate.report import as_markdown
 from semrec_ray.store import Store
 from semrec_ray.store.releases import channel_history, move_channel, read_channel, read_release, read_releases
 from semrec_ray.telemetry import configure_logging
@@ -100,6 +103,28 @@ def publish(
     target = Store(resolve_store(store))
     report = publishing.publish(target, channel=channel, space=space, progress=_progress)
     _print(report)
+
+
+@app.command()
+def train(
+    dims: Annotated[int, typer.Option(help="of the behaviour block", min=1)] = SpaceConfig().dims,
+    content: Annotated[float, typer.Option(help="how much texts count beside behaviour")] = SpaceConfig().content,
+    store: StoreOption = None,
+) -> None:
+    """Learn from the events what belongs together, beside what the texts say. Nothing is served before a publish."""
+    config = SpaceConfig(dims=dims, content=content)
+    _print(training.train(Store(resolve_store(store)), config, progress=_progress))
+
+
+@app.command()
+def evaluate(
+    split: Annotated[str, typer.Option(help=" | ".join(SPLITS))] = "per-user",
+    channel: ChannelOption = "live",
+    store: StoreOption = None,
+) -> None:
+    """Ask the channel's release, and baselines, what users did next (jobs.evaluate has more options)."""
+    report = evaluation.evaluate(Store(resolve_store(store)), split=split, channel=channel, progress=_progress)
+    typer.echo(as_markdown(report))
 
 
 @app.command()

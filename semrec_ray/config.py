@@ -58,9 +58,35 @@ class BatchConfig(Section):
 class ProfilesConfig(Section):
     """How a history becomes a direction in the space."""
 
-    half_life_events: float = Field(50.0, gt=0)  # events until one counts half; per event, no wall clock
+    half_life_events: float = Field(20.0, gt=0)  # events until one counts half; per event, no wall clock
     rating_prior: float = Field(5.0, ge=0)  # ratings' worth of the global mean in each user's mean
     event_weights: dict[str, float] = Field(default_factory=lambda: {"impression": 0.0})  # others: 1
+
+
+class SpaceConfig(Section):
+    """How events become vectors (learn/space.py), and content stands in for events (learn/cold.py).
+
+    The defaults of lam, p, gamma, power and content are the best on the validation split of the demo (README); on
+    MovieLens-1M lam 100, p 0.6, gamma 0.5 and power 1.2 were.
+    """
+
+    dims: int = Field(384, ge=1)
+    lam: float = Field(400.0, gt=0)  # ridge of every item
+    p: float = Field(0.3, ge=0, lt=1)  # dropout ridge: how much more of a popular item
+    gamma: float = Field(0.0, ge=0)  # a user of n items weighs n^-gamma
+    power: float = Field(1.0, ge=0)  # above 1 the weaker directions count less than in EASE
+    content: float = Field(0.6, gt=0)  # typical length of the content block beside that of the behaviour block
+    oversamples: int = Field(16, ge=0)  # directions computed beyond dims, for the accuracy of the last
+    iterations: int = Field(4, ge=1)  # of the power method
+    metadata: float = Field(0.5, ge=0)  # weight of categories and year beside the text, in content features
+    sharpness: float = Field(2.0, gt=0)  # of the kernel exp(-sharpness (1 - cos)) between content features
+    noise: float = Field(0.3, gt=0)  # ridge of the kernel regression, for an item with many events
+    noise_events: float = Field(20.0, ge=0)  # an item of n events has noise (1 + noise_events / n)
+    landmarks: int = Field(2048, ge=1)  # items that the regression is expressed in, where there are more
+    cold_boost: float = Field(1.2, gt=0)  # predicted vectors are shorter than true ones, so ranked too low among them
+    kappa: float = Field(10.0, ge=0)  # events' worth of the mean in-vector that every user starts with
+    kappa_half_events: float = Field(20.0, gt=0)  # after so many events half of that is left
+    rho: float = Field(0.1, ge=0, le=1)  # share of the whole history beside the recent one
 
 
 class AppConfig(Section):

@@ -6,7 +6,7 @@ moves, in the last commit, nothing of it is served.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -59,7 +59,8 @@ def publish(
 ) -> PublishReport:
     """Make a release of the current tables, and point the channel at it.
 
-    `space` defaults to the one whose vectors were written last. IncompleteRelease where items have no vector
+    `space` defaults to the one whose vectors were written last; once something was learned from a content space,
+    to the learned one. IncompleteRelease where items have no vector
     in it. Where the tables are those of the channel's release already, nothing is written.
     """
     config = profiles or ProfilesConfig()
@@ -99,7 +100,8 @@ def _space_to_publish(store: Store, name: str | None) -> Space:
     spaces = read_spaces(store)
     if not spaces:
         raise IncompleteRelease("no item has a vector yet: run `semrec embed`, or import items with a `vector`")
-    return spaces[0]
+    learned = [space for space in spaces if space.kind == "learned" and space.model == spaces[0].model]
+    return learned[0] if learned and spaces[0].kind == "content" else spaces[0]
 
 
 def _versions(store: Store, space: Space) -> dict[str, int]:
@@ -122,7 +124,7 @@ def _refuse_incomplete(store: Store, space: Space, items: pa.Table, version: int
         some = ", ".join(repr(item_id) for item_id in lacking[:5].to_pylist())
         raise IncompleteRelease(
             f"{len(lacking):,} of {items.num_rows:,} items have no vector in the space {space.name!r}, among them "
-            f"{some}: run `semrec embed` (or import their vectors), or publish another --space"
+            f"{some}: run {missing_step(space)}, or publish another --space"
         )
     dims = store.open(vectors_table(space.name), version).schema.field("vector").type.list_size
     if dims != space.dims:
@@ -132,18 +134,33 @@ def _refuse_incomplete(store: Store, space: Space, items: pa.Table, version: int
 def _users(
     store: Store, space: Space, versions: dict[str, int], known: Histories, config: ProfilesConfig
 ) -> tuple[pa.Table, float]:
-    """Return (user_id, vector, events) of every user, a zero vector where nothing is known, and the mean rating."""
+    """Return (user_id, vector, events) of every user, a zero vector where nothing is known, and the mean rating.
+
+    In a learned space every event counts, whatever its rating: it was learned from who did what.
+    """
     stored = read_vectors(store, space.name, versions[vectors_table(space.name)])
-    scales = np.asarray([scale[0] for scale in stored["scales"].to_pylist()], dtype=np.float32)
-    scaled = as_matrix(stored["vector"]) * scales[:, None]
+    scales = np.asarray(stored["scales"].to_pylist(), dtype=np.float32)
+    scaled = as_matrix(stored["vector"]) * np.repeat(scales, space.blocks or (space.dims,), axis=1)
     mean = pc.mean(known.events["rating"]).as_py() or 0.0
-    vectors = user_vectors(known, stored["item_id"], scaled, mean, config)
+    counted = replace(known, events=_unrated(known.events)) if space.kind == "learned" else known
+    vectors = user_vectors(counted, stored["item_id"], scaled, mean, config, space.blocks)
     columns = {
         "user_id": pa.array(list(known.spans), pa.string()),
         "vector": as_fixed_list(vectors, pa.float32()),
         "events": pa.array([past - first for first, past in known.spans.values()], pa.int64()),
     }
     return pa.table(columns), mean
+
+
+def _unrated(events: pa.Table) -> pa.Table:
+    column = events.schema.get_field_index("rating")
+    return events.set_column(column, "rating", pa.nulls(events.num_rows, pa.float32()))
+
+
+def missing_step(space: Space) -> str:
+    """Return the command that gives items their vectors in a space."""
+    steps = {"learned": "`semrec embed` and `semrec train`", "content": "`semrec embed`"}
+    return steps.get(space.kind, "`semrec import` with their vectors")
 
 
 def _digest(space: str, versions: dict[str, int]) -> str:

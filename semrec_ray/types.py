@@ -175,10 +175,17 @@ class Space:
     """How embeddings become the vectors of one release, and where its vectors came from."""
 
     name: str
-    kind: str  # "given" | "content"
+    kind: str  # "given" | "content" | "learned"
     model: str | None  # None: no text can be embedded into it
     dims: int
-    mean: Vector = field(repr=False)  # (dims,) subtracted from an embedding before it is made unit
+    mean: Vector = field(repr=False)  # (first block,) subtracted from an embedding before it is made unit
+    blocks: tuple[int, ...] = ()  # widths: content, behaviour; () is one block, whose lengths mean something
+    settings: str = ""  # JSON of the SpaceConfig that it was learned with
+
+    @property
+    def content_dims(self) -> int:
+        """The width of the block that texts are embedded into."""
+        return self.blocks[0] if self.blocks else self.dims
 
 
 @dataclass(frozen=True, slots=True)

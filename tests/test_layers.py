@@ -14,8 +14,8 @@ LAYERS = [
     {"learn", "state"},
     {"search", "rank"},
     {"parts", "serving", "examples"},
-    {"recommender", "pipeline", "publishing", "evaluate", "api"},
-    {"cluster"},
+    {"recommender", "pipeline", "publishing", "training", "api"},
+    {"cluster", "evaluate"},
     {"demo"},
     {"serve", "cli"},
 ]

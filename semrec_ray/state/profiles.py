@@ -11,8 +11,9 @@ kind weighs 0 is no event. The sums are kept apart (ratings, ones, weights), eac
 float32: adding one event is O(D), and gives the very bits that a recount from the start gives.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -45,17 +46,22 @@ class Taste:
             self.ratings += 1
             self.rating_sum += rating
 
-    def direction(self, global_mean: float, prior: float) -> Vector | None:
-        """Return the user's vector made unit, (D,) float32; None where the history says nothing."""
+    def direction(self, global_mean: float, prior: float, blocks: Sequence[int] = ()) -> Vector | None:
+        """Return the user's vector, every block of it made unit, (D,) float32; None where the history says nothing.
+
+        Without `blocks` it is one; a block of which the history says nothing is zero.
+        """
         known = self.ratings + prior
         mean = np.float32((self.rating_sum + prior * global_mean) / known if known else global_mean)
         pushed = mean * self.ones
         total = self.rated - pushed + self.weighted
-        size = np.linalg.norm(total.astype(np.float64))
-        terms = sum(np.linalg.norm(part) for part in (self.rated, pushed, self.weighted))
-        if size <= NOTHING * terms:
-            return None
-        return np.asarray(total / size, dtype=np.float32)
+        found = np.zeros_like(total)
+        for part in slices(blocks or (len(total),)):
+            size = np.linalg.norm(total[part].astype(np.float64))
+            terms = sum(np.linalg.norm(sums[part]) for sums in (self.rated, pushed, self.weighted))
+            if size > NOTHING * terms:
+                found[part] = total[part] / size
+        return found if found.any() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +108,34 @@ def tastes(known: Histories, item_ids: pa.ChunkedArray, vectors: Vector, config:
         yield taste
 
 
+def slices(blocks: Sequence[int]) -> Iterator[slice]:
+    """Yield where each block of a vector is, from their widths."""
+    ends = list(accumulate(blocks, initial=0))
+    yield from map(slice, ends, ends[1:])
+
+
+def unit_blocks(vector: Vector, blocks: Sequence[int]) -> Vector:
+    """Return a vector (D,) with each block of these widths made unit, or left zero."""
+    found = np.zeros_like(vector, dtype=np.float32)
+    for part in slices(blocks):
+        size = np.linalg.norm(vector[part].astype(np.float64))
+        if size:
+            found[part] = vector[part] / size
+    return found
+
+
 def user_vectors(
-    known: Histories, item_ids: pa.ChunkedArray, vectors: Vector, global_mean: float, config: ProfilesConfig
+    known: Histories,
+    item_ids: pa.ChunkedArray,
+    vectors: Vector,
+    global_mean: float,
+    config: ProfilesConfig,
+    blocks: Sequence[int] = (),
 ) -> Vector:
-    """Return every user's unit vector, (U, D) in the order of `known.spans`; zeros where nothing is known."""
+    """Return every user's vector, (U, D) in the order of `known.spans`, blocks unit; zeros where nothing is known."""
     found = np.zeros((len(known.spans), vectors.shape[1]), dtype=np.float32)
     for row, taste in enumerate(tastes(known, item_ids, vectors, config)):
-        direction = taste.direction(global_mean, config.rating_prior)
+        direction = taste.direction(global_mean, config.rating_prior, blocks)
         if direction is not None:
             found[row] = direction
     return found

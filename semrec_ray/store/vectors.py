@@ -4,7 +4,7 @@
                       an interrupted run goes on and a new space (another mean, a learned one) needs no new run
 `vectors/<space>`     item_id, vector (fixed size list of float16, or float32 on request), scales (float32 per
                       block), text_hash (what the vector was made from, null where it was given), bucket
-`spaces`              space (key), kind, model, dims, mean, written (when its vectors last changed)
+`spaces`              space (key), kind, model, dims, mean, blocks, settings, written (when its vectors last changed)
 """
 
 import re
@@ -24,6 +24,8 @@ from semrec_ray.store.items import in_buckets, with_buckets
 from semrec_ray.store.tables import Store, keyed
 from semrec_ray.types import Space, Vector
 
+SPACES_TABLE = "spaces"
+
 _SPACES = keyed(
     pa.schema(
         [
@@ -32,6 +34,8 @@ _SPACES = keyed(
             ("model", pa.string()),
             ("dims", pa.int32()),
             ("mean", pa.list_(pa.float32())),
+            ("blocks", pa.list_(pa.int32())),
+            ("settings", pa.string()),
             ("written", pa.timestamp("us", "UTC")),
         ]
     ),
@@ -93,19 +97,30 @@ def put_space(store: Store, space: Space) -> None:
         "model": space.model,
         "dims": space.dims,
         "mean": space.mean.tolist(),
+        "blocks": list(space.blocks),
+        "settings": space.settings,
         "written": datetime.now(UTC),
     }
-    store.upsert("spaces", Rows.of(pa.Table.from_pylist([row], schema=_SPACES)), "space")
+    store.upsert(SPACES_TABLE, Rows.of(pa.Table.from_pylist([row], schema=_SPACES)), "space")
 
 
 def read_spaces(store: Store) -> list[Space]:
     """Return every space, the last written first."""
-    dataset = store.find("spaces")
+    dataset = store.find(SPACES_TABLE)
     if dataset is None:
         return []
     rows = dataset.to_table().sort_by([("written", "descending"), ("space", "ascending")]).to_pylist()
     return [
-        Space(row["space"], row["kind"], row["model"], row["dims"], np.asarray(row["mean"], np.float32)) for row in rows
+        Space(
+            row["space"],
+            row["kind"],
+            row["model"],
+            row["dims"],
+            np.asarray(row["mean"], np.float32),
+            tuple(row.get("blocks") or ()),  # a store of before there were blocks lacks the column
+            row.get("settings") or "",
+        )
+        for row in rows
     ]
 
 
@@ -119,7 +134,7 @@ def read_space(store: Store, name: str) -> Space:
 
 
 def write_vectors(store: Store, space: str, rows: Rows, *, dtype: str = "float16", replace: bool = False) -> int:
-    """Upsert (item_id, vector[, text_hash]) rows of a space with scale 1; returns the table's version.
+    """Upsert (item_id, vector[, scales][, text_hash]) rows of a space, scale 1 without; returns the table's version.
 
     Vectors are stored as given, rounded to `dtype` (float16 | float32). StoreError where their length is not
     that of the vectors already there.
@@ -133,7 +148,8 @@ def write_vectors(store: Store, space: str, rows: Rows, *, dtype: str = "float16
 def _stored(rows: pa.Table, dtype: pa.DataType) -> pa.Table:
     vectors = as_fixed_list(as_matrix(rows["vector"]), dtype)
     hashes = rows["text_hash"] if "text_hash" in rows.column_names else pa.nulls(rows.num_rows, pa.string())
-    scales = pa.array([[1.0]] * rows.num_rows, pa.list_(pa.float32()))
+    ones = pa.array([[1.0]] * rows.num_rows, pa.list_(pa.float32()))
+    scales = rows["scales"] if "scales" in rows.column_names else ones
     table = with_buckets(
         pa.table({"item_id": rows["item_id"], "vector": vectors, "scales": scales, "text_hash": hashes})
     )

@@ -155,7 +155,7 @@ def test_fifty_answers_over_http_are_those_of_a_brute_force(asked, truth, http, 
 
 def test_a_users_profile_is_the_decayed_sum_over_their_centred_ratings(truth, http, ratings):
     stars = ratings[ratings.userId == 651].sort_values("timestamp", kind="stable")
-    prior, half_life = 5.0, 50.0
+    prior, half_life = 5.0, 20.0
     mean = (stars.rating.sum() + prior * ratings.rating.mean()) / (len(stars) + prior)
     age = np.arange(len(stars))[::-1]
     rows = truth.vectors[[truth.row[str(movie)] for movie in stars.movieId]]
