@@ -8,8 +8,16 @@ ARGS ?=
 demo: .venv/demo.stamp
 	$(BIN)/semrec demo $(ARGS)
 
+# The tests on a Ray cluster run beside the others; with ARGS, such as ARGS="-k kill", it is one plain run.
 test: lint types
+ifeq ($(strip $(ARGS)),)
+	@mkdir -p .cache; $(BIN)/pytest tests/serve -p no:cacheprovider >.cache/serve.log 2>&1 & \
+	$(BIN)/pytest --ignore=tests/serve; others=$$?; \
+	wait $$!; serve=$$?; cat .cache/serve.log; \
+	exit $$((others + serve))
+else
 	$(BIN)/pytest $(ARGS)
+endif
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
