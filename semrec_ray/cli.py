@@ -1,5 +1,6 @@
 """The command `semrec`: the demo, the offline steps for who has only the package, and a look at the service."""
 
+import logging
 import sys
 from typing import Annotated
 
@@ -73,6 +74,7 @@ def import_(
     store: StoreOption = None,
 ) -> None:
     """Read items and events into the store. Nothing is served before a publish."""
+    logging.getLogger("semrec_ray.data").setLevel(logging.INFO)  # a download's licence and progress
     target = Store(resolve_store(store))
     chosen = Source(source, items or (), events or (), pipeline.column_map(map or ()))
     read = pipeline.read_import(target, chosen, dtype=dtype, replace=replace)
