@@ -11,7 +11,7 @@ demo: .venv/demo.stamp
 # The tests on a Ray cluster run beside the others; with ARGS, such as ARGS="-k kill", it is one plain run.
 test: lint types
 ifeq ($(strip $(ARGS)),)
-	@mkdir -p .cache; $(BIN)/pytest tests/serve -p no:cacheprovider >.cache/serve.log 2>&1 & \
+	@mkdir -p .cache; $(BIN)/pytest tests/serve -o cache_dir=.cache/pytest-serve >.cache/serve.log 2>&1 & \
 	$(BIN)/pytest --ignore=tests/serve; others=$$?; \
 	wait $$!; serve=$$?; cat .cache/serve.log; \
 	exit $$((others + serve))

@@ -4,6 +4,7 @@ Every run is a process of its own. What it leaves is read with plain Lance, and 
 """
 
 import asyncio
+import contextlib
 import random
 import shutil
 import signal
@@ -61,6 +62,21 @@ def killed(command: list[str], after_s: float) -> bool:
     return False
 
 
+def killed_after_batches(command: list[str], store: str, table: str, chance: random.Random) -> bool:
+    """Start an embed, kill -9 it a moment after some more batches are written; return whether it had not ended."""
+    due, after_s = len(embedded_ids(store, table)) + BATCH * chance.randrange(1, 5), chance.uniform(0.0, 0.3)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    path = Path(f"{store}/{table}.lance")
+    while process.poll() is None and (not path.exists() or lance.dataset(str(path)).count_rows() < due):
+        time.sleep(0.1)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        assert process.wait(after_s) == 0
+        return False
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    return True
+
+
 def timed(command: list[str]) -> float:
     """Run a command to its end; return its seconds."""
     started = time.monotonic()
@@ -69,10 +85,10 @@ def timed(command: list[str]) -> float:
     return time.monotonic() - started
 
 
-def moments(seed: int, whole_s: float, first: float = 0.25) -> Iterator[float]:
+def moments(seed: int, whole_s: float) -> Iterator[float]:
     """Random moments of a run that takes `whole_s`, behind the start of Python; at most 40."""
     chance = random.Random(seed)
-    return (chance.uniform(first, 1.0) * whole_s for _ in range(40))
+    return (chance.uniform(0.25, 1.0) * whole_s for _ in range(40))
 
 
 def rows_of(store: str, table: str, key: str) -> pa.Table | None:
@@ -160,11 +176,11 @@ def test_an_embed_killed_at_any_moment_goes_on_and_embeds_no_item_twice(tmp_path
     timed([*SEMREC, "import", "files", "--items", str(tmp_path / "films.csv"), "--store", imported])
     shutil.copytree(imported, whole)
     embed = [sys.executable, "-c", EMBED]
-    whole_s = timed([*embed, whole, str(todo), DEMO_MODEL, str(BATCH)])
+    timed([*embed, whole, str(todo), DEMO_MODEL, str(BATCH)])
     every = set(todo.read_text().split())
     assert len(every) == TEXTS
 
-    table, kills, when = f"embeddings/{slug(DEMO_MODEL)}", 0, moments(3, whole_s, first=0.5)
+    table, kills, chance = f"embeddings/{slug(DEMO_MODEL)}", 0, random.Random(3)
     (space,) = lance.dataset(f"{whole}/spaces.lance").to_table()["space"].to_pylist()
     store = ""
     while kills < KILLS:
@@ -174,7 +190,7 @@ def test_an_embed_killed_at_any_moment_goes_on_and_embeds_no_item_twice(tmp_path
         done = embedded_ids(store, table)
         assert len(done) % BATCH == 0  # what was embedded is kept batch by batch
         todo.unlink(missing_ok=True)
-        kills += killed([*embed, store, str(todo), DEMO_MODEL, str(BATCH)], next(when))
+        kills += killed_after_batches([*embed, store, str(todo), DEMO_MODEL, str(BATCH)], store, table, chance)
         if todo.exists():
             assert set(todo.read_text().split()) == every - done
     for store in map(str, sorted(tmp_path.glob("store-*"))):
