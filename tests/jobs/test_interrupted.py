@@ -31,7 +31,8 @@ from semrec_ray.types import Example, Query, Slate
 
 ROOT = Path(__file__).parents[2]
 SEMREC = [sys.executable, "-m", "semrec_ray.cli"]
-FILMS, EVENTS, TEXTS, BATCH, KILLS = 4_000, 120_000, 480, 32, 10
+FILMS, EVENTS, TEXTS, BATCH = 4_000, 120_000, 480, 32
+IMPORT_KILLS, EMBED_KILLS = 14, 6  # an embed takes long to load its model
 EMBED = """
 import os, sys
 from semrec_ray.pipeline import embed, embed_here
@@ -136,7 +137,7 @@ def test_an_import_killed_at_any_moment_leaves_whole_tables_and_is_completed_by_
     assert [wanted[table].num_rows - counts[table] for table in keys] == [FILMS, FILMS, EVENTS]
 
     kills, when = 0, moments(1, whole_s)
-    while kills < KILLS:
+    while kills < IMPORT_KILLS:
         store, after_s = str(tmp_path / f"store-{kills // 3}"), next(when)  # three kills of one store, then a new one
         if not Path(store).exists():
             shutil.copytree(live_store.uri, store)
@@ -183,8 +184,8 @@ def test_an_embed_killed_at_any_moment_goes_on_and_embeds_no_item_twice(tmp_path
     table, kills, chance = f"embeddings/{slug(DEMO_MODEL)}", 0, random.Random(3)
     (space,) = lance.dataset(f"{whole}/spaces.lance").to_table()["space"].to_pylist()
     store = ""
-    while kills < KILLS:
-        if kills % 5 == 0 or len(embedded_ids(store, table)) == TEXTS:  # five kills of one store, or none is left
+    while kills < EMBED_KILLS:
+        if kills % 3 == 0 or len(embedded_ids(store, table)) == TEXTS:  # three kills of one store, or none is left
             store = str(tmp_path / f"store-{len(list(tmp_path.glob('store-*')))}")
             shutil.copytree(imported, store)
         done = embedded_ids(store, table)
