@@ -14,7 +14,7 @@ DEFAULTS = SpaceConfig()
 
 def main(
     dims: Annotated[int, typer.Option(help="of the behaviour block", min=1)] = DEFAULTS.dims,
-    lam: Annotated[float, typer.Option(help="ridge; more for more users")] = DEFAULTS.lam,
+    lam: Annotated[float, typer.Option(help="ridge of every item")] = DEFAULTS.lam,
     content: Annotated[float, typer.Option(help="how much texts count beside behaviour")] = DEFAULTS.content,
     seed: Annotated[int, typer.Option(help="of the randomised SVD")] = 0,
     store: StoreOption = None,

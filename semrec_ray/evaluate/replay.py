@@ -41,9 +41,10 @@ def replay(store: Store, release: Release, split: Split, items: pa.Array, k: int
         scratch = Store(str(Path(folder) / "store"))
         space = read_space(store, release.space)
         _copy(store, release, space, scratch)
-        write_events(scratch, Rows.of(_known_events(split)))
+        write_events(scratch, Rows.of(split.train))
         if space.kind == "learned":
             train(scratch, SpaceConfig.model_validate_json(space.settings), profiles=config.profiles)
+        write_events(scratch, Rows.of(split.history))  # known of who is asked about, and not learned from
         publish(scratch, space=release.space, profiles=config.profiles)
         limits = LimitsConfig(max_k=max(k, LimitsConfig().max_k))
         asked = AppConfig(auth={"mode": "none"}, store=scratch.uri, profiles=config.profiles, limits=limits)
@@ -66,13 +67,6 @@ def _copy(store: Store, release: Release, space: Space, scratch: Store) -> None:
 def _tables(dataset: lance.LanceDataset) -> Iterator[pa.Table]:
     for batch in dataset.to_batches():
         yield pa.Table.from_batches([batch])
-
-
-def _known_events(split: Split) -> pa.Table:
-    """Return the train set and the history, each event once."""
-    both = pa.concat_tables([split.train, split.history])
-    _, first = np.unique(both["event_id"].to_numpy(), return_index=True)
-    return both.take(pa.array(np.sort(first)))
 
 
 async def _answers(config: AppConfig, users: Sequence[str], k: int) -> list[list[str]]:
