@@ -1,10 +1,15 @@
 """Examples in, one query vector out: their weighted sum.
 
 Each example of weight 1 adds: an item its vector x scale (what one event with it adds to a user), a user their
-unit profile vector, a text unit(embedding - mean), a given vector itself. In a learned space a user has a unit
-vector per block, an item adds its content made unit and ITEM_BEHAVIOUR of its unit behaviour, and a text or a
-content vector says nothing of behaviour: zeros. The sum is made in float64, in the order of the query, and rounded
-once to float32.
+profile vector, a text unit(embedding - mean), a given vector itself. In a learned space items add a content block and
+a behaviour block of length 1 each, mixed by intent; a text or a content vector says nothing of behaviour: zeros.
+
+    intent t    content x 2 (1 - t), behaviour x 2 t, for items and users: 0 is content only, 1 behaviour only
+    without it  users, and items beside a user (what they do now), count in both blocks alike: t = 1/2
+                items alone count by content, with ITEM_BEHAVIOUR of behaviour
+
+An example with a time counts 2^(-age / half-life), its age that to the newest time of the query; one without a time is
+of now. The sum is made in float64, in the order of the query, and rounded once to float32.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,15 +31,38 @@ def weighted_sum(
     rows: Mapping[str, ItemRow],
     profiles: Mapping[str, Profile | None],
     embeddings: Mapping[str, Vector],
+    *,
+    intent: float | None = None,
+    half_life_s: float = 3600.0,
 ) -> Vector | None:
     """Return the query vector, (D,) float32; None where nothing is known of any example, or they cancel out."""
     total, known = np.zeros(space.dims), False
-    for example in examples:
+    beside_user = any(example.user_id is not None for example in examples)
+    for example, age in zip(examples, _ages_s(examples), strict=True):
         part = _vector_of(example, space, rows, profiles, embeddings)
         if part is not None:
-            total += example.weight * part.astype(np.float64)
+            mixed = part.astype(np.float64)
+            if space.blocks:
+                content, behaviour = _mix(example, intent, beside_user=beside_user)
+                mixed[: space.content_dims] *= content
+                mixed[space.content_dims :] *= behaviour
+            total += example.weight * 2.0 ** (-age / half_life_s) * mixed
             known = True
     return total.astype(np.float32) if known and total.any() else None
+
+
+def _ages_s(examples: Sequence[Example]) -> list[float]:
+    times = [example.time for example in examples if example.time is not None]
+    return [0.0 if example.time is None else max(times) - example.time for example in examples]
+
+
+def _mix(example: Example, intent: float | None, *, beside_user: bool) -> tuple[float, float]:
+    """Return what an example's content and behaviour are multiplied with; texts and vectors stay as they are."""
+    if example.item_id is None and example.user_id is None:
+        return 1.0, 1.0
+    if intent is not None:
+        return 2.0 * (1.0 - intent), 2.0 * intent
+    return 1.0, 1.0 if beside_user else ITEM_BEHAVIOUR
 
 
 def text_vector(embedding: Vector, space: Space) -> Vector:
@@ -57,12 +85,6 @@ def given_vector(vector: Sequence[float], space: Space) -> Vector:
     return _padded(np.asarray(vector, dtype=np.float32), space)
 
 
-def _item_vector(vector: Vector, space: Space) -> Vector:
-    found = unit_blocks(vector, space.blocks)
-    found[space.content_dims :] *= np.float32(ITEM_BEHAVIOUR)
-    return found
-
-
 def _padded(vector: Vector, space: Space) -> Vector:
     return np.concatenate([vector, np.zeros(space.dims - len(vector), np.float32)])
 
@@ -78,7 +100,7 @@ def _vector_of(
         row = rows[example.item_id]
         if row.vector is None:
             return None
-        return _item_vector(row.vector, space) if space.blocks else row.vector * np.float32(row.scale)
+        return unit_blocks(row.vector, space.blocks) if space.blocks else row.vector * np.float32(row.scale)
     if example.user_id is not None:
         profile = profiles[example.user_id]
         return None if profile is None else profile.vector

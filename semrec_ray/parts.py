@@ -6,7 +6,8 @@ replicas of their own; `Recommender.open` puts them all in one process.
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from semrec_ray.config import AppConfig
@@ -137,7 +138,7 @@ class LocalEncoder(EncoderPort):
 
     name = "encoder"
 
-    def __init__(self, held: Follower[Encoder | None]) -> None:
+    def __init__(self, held: Follower[Callable[[], Encoder] | None]) -> None:
         self.held = held
         self._one_at_a_time = threading.Lock()
 
@@ -162,14 +163,14 @@ class LocalEncoder(EncoderPort):
         return [answer for answer in answers if answer is not None]
 
     def _embed(self, release: str, texts: list[str]) -> Sequence[Vector | Exception]:
-        encoder = self.held.get(release)
-        if encoder is None:
+        opened = self.held.get(release)
+        if opened is None:
             raise InvalidRequest(
                 "this catalog was imported with given vectors and no model: query it by item, user or vector, "
                 "or set `model` in the config to the one that made the vectors"
             )
         with self._one_at_a_time:
-            return list(encoder.encode_texts(texts))
+            return list(opened().encode_texts(texts))
 
 
 def open_shard(config: AppConfig, shard: int, *, shards: int) -> LocalShard:
@@ -180,14 +181,17 @@ def open_shard(config: AppConfig, shard: int, *, shards: int) -> LocalShard:
     device = choose_device(config.num_gpus)
 
     def load(release: Release) -> "ShardRows":
-        return load_shard(store, release, buckets, device)
+        return load_shard(store, release, buckets, device, config.ranking)
 
-    return LocalShard(f"shard-{shard}", Follower(store, config.channel, load), device)
+    return LocalShard(f"shard-{shard}", Follower(store, config.channel, load, release=config.release), device)
 
 
-def open_local_parts(config: AppConfig) -> tuple[LocalShard, LocalProfiles, LocalEncoder]:
+def open_local_parts(
+    config: AppConfig, *, model_at_once: bool = True
+) -> tuple[LocalShard, LocalProfiles, LocalEncoder]:
     """Return the whole catalog as one shard, the profiles and the encoder; they hold nothing yet."""
-    return open_shard(config, 0, shards=1), open_profiles(config), open_text_encoders(config)
+    encoder = open_text_encoders(config, model_at_once=model_at_once)
+    return open_shard(config, 0, shards=1), open_profiles(config), encoder
 
 
 def open_profiles(config: AppConfig) -> LocalProfiles:
@@ -200,24 +204,26 @@ def open_profiles(config: AppConfig) -> LocalProfiles:
         events = read_events(store, release.versions[EVENTS_TABLE])
         return Profiles(users, histories(events, config.profiles), as_matrix(users["vector"]))
 
-    return LocalProfiles(Follower(store, config.channel, load))
+    return LocalProfiles(Follower(store, config.channel, load, release=config.release))
 
 
-def open_text_encoders(config: AppConfig) -> LocalEncoder:
-    """Return the encoder of `config.model`, or of each release's own; it holds nothing before its first refresh."""
+def open_text_encoders(config: AppConfig, *, model_at_once: bool = True) -> LocalEncoder:
+    """Return the encoder of `config.model`, or of each release's own; it holds nothing before its first refresh.
+
+    A release is held once its model is loaded; without `model_at_once` that waits for the first text.
+    """
     store = Store(config.store)
-    models: dict[str, Encoder] = {}  # a new release mostly has the old one's model
+    open_model = lru_cache(2)(open_encoder)  # as many as a follower holds releases, which mostly share one
 
-    def load(release: Release) -> Encoder | None:
+    def load(release: Release) -> Callable[[], Encoder] | None:
         model = config.model or read_space(store, release.space).model
         if model is None:
             return None
-        if model not in models:
-            models.clear()  # the follower keeps what it still holds
-            models[model] = open_encoder(model)
-        return models[model]
+        if model_at_once:
+            open_model(model)
+        return partial(open_model, model)
 
-    return LocalEncoder(Follower(store, config.channel, load))
+    return LocalEncoder(Follower(store, config.channel, load, release=config.release))
 
 
 def _newest(held: Follower[T]) -> T | None:

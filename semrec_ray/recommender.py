@@ -4,28 +4,30 @@ A query is a weighted sum of examples, so everything is the same top-k search:
 
 1. each example becomes a vector: an item's by its shard, a user's by the profiles, a text's by the encoder
 2. their weighted sum is the query vector; what the user has seen, and the example items, are left out
-3. every shard finds its best rows, the fan-out merges them
-4. the merged hits are ranked into a slate, and get their fields
+3. every shard finds its best rows, the fan-out merges them (`plan.py` says how many, and what else is wanted of them)
+4. the merged hits are ranked into a slate (`ranker.py`): signals, boosts, diversity, rules; and get their fields
 
 Where nothing is known to rank by (no example, an unknown user, a history that says nothing) the answer is what
-is popular, and says so in `fallback`.
+is popular or trending, and says so in `fallback`.
 """
 
 import asyncio
 import dataclasses
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import NotFound, Unavailable
 from semrec_ray.examples import weighted_sum
 from semrec_ray.parts import EncoderPort, ProfilesPort, open_local_parts
-from semrec_ray.rank.pipeline import rank
+from semrec_ray.plan import compared_fields, filter_of, make_plan, rules_of
+from semrec_ray.rank.pipeline import Page
+from semrec_ray.ranker import Ranker
+from semrec_ray.rules import Rule
 from semrec_ray.search.batcher import Batcher
 from semrec_ray.search.fanout import Fanout, ShardPort
 from semrec_ray.search.filters import check_filter
 from semrec_ray.serving import Serving, View, open_views
+from semrec_ray.stages import Stages
 from semrec_ray.types import (
     Columns,
     ItemRow,
@@ -40,6 +42,7 @@ from semrec_ray.types import (
     Vector,
 )
 
+FALLBACKS = {"popular": "popularity", "trending": "trending"}  # its name in an answer: the signal that ranks
 FETCH_SHARE = 0.2  # of the time left at the search: a shard that hangs must not cost the others' fields
 
 
@@ -56,11 +59,12 @@ class Recommender:
 
     @classmethod
     async def open(cls, config: AppConfig) -> "Recommender":
-        """Return a recommender with all its parts in this process, holding the channel's release.
+        """Return a recommender with all its parts in this process, holding the channel's release, or `config.release`.
 
-        The catalog is one shard here, whatever `config.shards` says. Unavailable where there is no release.
+        The catalog is one shard here, whatever `config.shards` says; a text model loads at the first text.
+        Unavailable where there is no release.
         """
-        shard, profiles, encoder = open_local_parts(config)
+        shard, profiles, encoder = open_local_parts(config, model_at_once=False)
         for part in (shard, profiles, encoder):
             await asyncio.to_thread(part.held.refresh)
         recommender = compose(config, [shard], profiles, encoder)
@@ -73,24 +77,34 @@ class Recommender:
         """Return the slate of one query; the errors of `errors.py`, each naming the value and the fix."""
         stages = Stages()
         view = self.serving.view(query.release)
-        self._check_filter(query, view)
+        rules = rules_of(query, self.config.ranking)
+        self._check_filters(query, rules, view)
         fields = view.pick(self._default_fields(view) if query.fields is None else query.fields)
         deadline = self._deadline(query.timeout_s)
-        vector, exclude = await self._understand(query, view, deadline, stages)
-        asked = ShardQuery(view.release.name, vector, query.offset + query.k, query.filter or None, exclude)
-        with stages.stage("search"):
-            found = await self.fanout.search(
-                asked, total_rows=view.release.items, deadline=self._before(deadline, FETCH_SHARE)
-            )
+        vector, exclude, compared = await self._understand(query, compared_fields(rules), view, deadline, stages)
+        plan = make_plan(query, rules, self.config.ranking, view.schema.names, compared)
+        fallback = query.fallback or self.config.ranking.fallback
+        asked = ShardQuery(
+            release=view.release.name,
+            vector=vector,
+            k=plan.pool,
+            filter=plan.filter,
+            exclude=exclude,
+            by=FALLBACKS[fallback],
+            signals=plan.signals,
+            marks=plan.marks,
+            fields=plan.fields,
+        )
+        ranker = Ranker(self.fanout, view.release.items, self.config.ranking.max_slots)
+        found, page = await ranker.page(asked, plan, query, self._before(deadline, FETCH_SHARE), stages)
         self._require_coverage(query, found.coverage, found.missing)
-        with stages.stage("rank"):
-            item_ids, scores = rank(found.item_ids, found.scores, offset=query.offset, k=query.k)
+        item_ids = [found.item_ids[i] for i in page.positions]
         with stages.stage("fetch"):
             columns, unread = await self._columns(view, item_ids, fields, deadline)
         return Slate(
             items=tuple(
-                {"item_id": item_id, "score": score} | _pick(columns.get(item_id, {}), fields)
-                for item_id, score in zip(item_ids, scores, strict=True)
+                {"item_id": item_id, "score": score} | _pick(columns.get(item_id, {}), fields) | why
+                for item_id, score, why in zip(item_ids, page.scores, _reasons(page, query), strict=True)
             ),
             exact=found.exact,
             coverage=found.coverage,
@@ -98,7 +112,7 @@ class Recommender:
             release=view.release.name,
             timings=stages.total(),
             request_id=query.request_id,
-            fallback="popular" if vector is None else None,
+            fallback=fallback if vector is None else None,
         )
 
     async def query_batch(self, queries: Sequence[Query]) -> list[Slate | Exception]:
@@ -144,24 +158,27 @@ class Recommender:
         )
 
     async def _understand(
-        self, query: Query, view: View, deadline: float, stages: "Stages"
-    ) -> tuple[Vector | None, tuple[str, ...]]:
-        """Return the query vector (None: rank by popularity) and the item ids that must not be in the answer."""
+        self, query: Query, fields: tuple[str, ...], view: View, deadline: float, stages: Stages
+    ) -> tuple[Vector | None, tuple[str, ...], list[Columns]]:
+        """Return the query vector (None: nothing is known), what must not be answered, the examples' fields."""
         item_ids, users, texts = (
             sorted({value for example in query.examples if (value := getattr(example, source)) is not None})
             for source in ("item_id", "user_id", "text")
         )
         with stages.stage("understand"):
             rows, profiles, embeddings = await asyncio.gather(
-                self._rows(view, item_ids, deadline),
+                self._rows(view, item_ids, deadline, fields),
                 self._known_users(view, users, deadline),
                 self._embeddings(view, texts, deadline),
             )
-        vector = weighted_sum(query.examples, view.space, rows, profiles, embeddings)
+        half_life_s = self.config.ranking.session_half_life_s
+        vector = weighted_sum(
+            query.examples, view.space, rows, profiles, embeddings, intent=query.intent, half_life_s=half_life_s
+        )
         exclude = {*query.exclude, *item_ids}
         if query.exclude_seen:
             exclude.update(item_id for profile in profiles.values() if profile for item_id in profile.seen)
-        return vector, tuple(sorted(exclude))
+        return vector, tuple(sorted(exclude)), [row.columns for row in rows.values()]
 
     async def _rows(
         self, view: View, item_ids: Sequence[str], deadline: float, fields: tuple[str, ...] | None = ()
@@ -189,6 +206,8 @@ class Recommender:
         self, view: View, item_ids: Iterable[str], fields: tuple[str, ...], deadline: float
     ) -> tuple[dict[str, Columns], tuple[str, ...]]:
         """Return the fields of items, and the shards that did not answer; the default ones from a cache."""
+        if not fields:
+            return {}, ()
         standard = self._default_fields(view)
         cached = set(fields) <= set(standard)
         wanted = list(dict.fromkeys(item_ids))
@@ -202,12 +221,11 @@ class Recommender:
             view.items.update(read)
         return columns | read, missing
 
-    def _check_filter(self, query: Query, view: View) -> None:
+    def _check_filters(self, query: Query, rules: Sequence[Rule], view: View) -> None:
         limits = self.config.limits
-        if query.filter:
-            check_filter(
-                query.filter, view.schema, max_depth=limits.max_filter_depth, max_terms=limits.max_filter_terms
-            )
+        for filter in (query.filter, *map(filter_of, rules)):
+            if filter:
+                check_filter(filter, view.schema, max_depth=limits.max_filter_depth, max_terms=limits.max_filter_terms)
 
     def _default_fields(self, view: View) -> tuple[str, ...]:
         return tuple(name for name in self.config.fields if name in view.schema.names)
@@ -228,31 +246,16 @@ class Recommender:
             raise Unavailable(f"only {coverage:.3f} of the catalog answered, without {without}; wanted: {least}")
 
 
-class Stages:
-    """The wall time of each stage of one request, in milliseconds."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self._timings: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time what happens inside, under `<name>_ms`."""
-        began = time.perf_counter()
-        yield
-        self._timings[f"{name}_ms"] = round((time.perf_counter() - began) * 1000, 3)
-
-    def total(self) -> dict[str, float]:
-        """Return all timings, with `total_ms`."""
-        return self._timings | {"total_ms": round((time.perf_counter() - self._began) * 1000, 3)}
-
-
 def compose(
     config: AppConfig, shards: Sequence[ShardPort], profiles: ProfilesPort, encoder: EncoderPort
 ) -> Recommender:
     """Return a recommender of these parts, wherever they run; it serves nothing before `serving.refresh()`."""
     serving = Serving(open_views(config), shards, (profiles, encoder))
     return Recommender(config, serving, Fanout(shards, config.batch), profiles, encoder)
+
+
+def _reasons(page: Page, query: Query) -> list[Columns]:
+    return [{"why": why} for why in page.why] if query.explain else [{}] * len(page.positions)
 
 
 def _pick(columns: Columns, fields: Sequence[str]) -> Columns:

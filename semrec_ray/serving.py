@@ -62,7 +62,7 @@ def open_views(config: AppConfig) -> Follower[View]:
         fields = pa.schema([field for field in schema if field.name not in INTERNAL])
         return View(release, read_space(store, release.space), fields, LRUCache(max(1, config.item_cache)))
 
-    return Follower(store, config.channel, load)
+    return Follower(store, config.channel, load, release=config.release)
 
 
 class Serving:

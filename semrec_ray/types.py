@@ -27,6 +27,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from semrec_ray.rules import Rule
+
 Vector = npt.NDArray[np.float32]
 Filter = Mapping[str, Any]
 Columns = dict[str, Any]  # one item's returnable fields, as they go into JSON
@@ -60,17 +62,37 @@ class Query:
     min_coverage: float | None = None
     timeout_s: float | None = None
     request_id: str = ""
+    intent: float | None = None  # 0 content only … 1 behaviour only; None: what suits the kinds of the examples
+    fallback: str | None = None  # popular | trending; None: the configured one
+    weights: Mapping[str, float] | None = None  # of signals; those not named count as configured
+    diversity: float | None = None  # 0 relevance only … 1 novelty only; None: the configured one
+    rules: tuple[Rule, ...] = ()
+    default_rules: bool = True  # the configured rules hold too
+    explain: bool = False  # say why of every item
 
 
 @dataclass(frozen=True, slots=True)
 class ShardQuery:
-    """What one query asks of every shard; a vector of None ranks by popularity."""
+    """What one query asks of every shard; without a vector the rows are ranked by a signal."""
 
     release: str
     vector: Vector | None  # (D,)
     k: int
     filter: Filter | None = None
     exclude: tuple[str, ...] = ()
+    by: str = "popularity"  # the signal that ranks where there is no vector
+    signals: tuple[str, ...] = ()  # wanted with the hits
+    marks: tuple[Filter, ...] = ()  # filters whose answer is wanted of each hit
+    fields: tuple[str, ...] = ()  # columns wanted with the hits
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What was asked for beside the scores of K hits, in their order."""
+
+    signals: Mapping[str, Vector] = field(default_factory=dict)  # (K,) each, NaN where nothing is known
+    marks: tuple[npt.NDArray[np.bool_], ...] = ()  # (K,) each: does the filter match?
+    fields: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # K values each
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +104,7 @@ class Hits:
     item_ids: tuple[str, ...]  # at most k
     scores: Vector  # same length
     exact: bool = True
+    details: Details = Details()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +116,21 @@ class Found:
     exact: bool
     coverage: float
     missing: tuple[str, ...]  # names of the shards that did not answer
+    details: Details = Details()
 
 
 @dataclass(frozen=True, slots=True)
 class Slate:
     """The ordered answer to one query."""
 
-    items: tuple[Columns, ...]  # item_id, score, then the wanted fields
+    items: tuple[Columns, ...]  # item_id, score, then the wanted fields, then `why` if asked for
     exact: bool
     coverage: float
     missing: tuple[str, ...]
     release: str
     timings: dict[str, float]  # stage_ms
     request_id: str
-    fallback: str | None = None  # "popular" where nothing was known to rank by
+    fallback: str | None = None  # popular | trending, where nothing was known to rank by
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +149,7 @@ class Profile:
     """What is remembered of a user: a direction in the space, and what they did."""
 
     user_id: str
-    vector: Vector | None  # (D,) of length 1; None where the history says nothing
+    vector: Vector | None  # (D,) as long as an item whose blocks are unit; None where the history says nothing
     seen: tuple[str, ...]  # item_ids that count as consumed
     events: int
     history: tuple[Event, ...]  # the latest, newest first, as many as were asked for

@@ -5,8 +5,17 @@ import yaml
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
-from semrec_ray.config import AppConfig, cache_folder, read_app_config, resolve_store
+from semrec_ray.config import (
+    AppConfig,
+    Settings,
+    cache_folder,
+    read_app_config,
+    read_settings,
+    resolve_store,
+    settings_with,
+)
 from semrec_ray.errors import ConfigError
+from semrec_ray.rules import CapRule, ExcludeRule
 
 CONFIGS = sorted((Path(__file__).parents[1] / "serve_configs").glob("*.yaml"))
 AUTH = {"mode": "none"}
@@ -78,3 +87,58 @@ def test_downloads_are_kept_where_the_user_keeps_caches(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", "/home/ann")
     assert cache_folder() == Path("/home/ann/.cache/semrec_ray")
+
+
+def test_rules_of_every_answer_are_written_as_in_a_query_and_a_wrong_one_names_the_verbs(tmp_path):
+    path = tmp_path / "app.yaml"
+    args = "{auth: {mode: none}, ranking: {diversity: 0.2, rules: [%s]}}"
+    path.write_text("applications: [{args: " + args % "{cap: maker, at_most: 2}, {exclude: {adult: true}}" + "}]")
+    ranking = read_app_config(str(path)).ranking
+    assert ranking.rules == (CapRule(cap="maker", at_most=2), ExcludeRule(exclude={"adult": True}))
+    path.write_text("applications: [{args: " + args % "{sort: year}" + "}]")
+    with pytest.raises(ConfigError, match="exactly one of pin, boost, boost_same, exclude, cap, share"):
+        read_app_config(str(path))
+
+
+def test_settings_come_from_a_file_of_yaml_or_json_and_what_it_does_not_name_has_its_default(tmp_path):
+    path = tmp_path / "settings"
+    path.write_text('{"space": {"lam": 300.0}, "profiles": {"half_life_events": 7}}')
+    found = read_settings(path)
+    assert (found.space.lam, found.profiles.half_life_events) == (300.0, 7.0)
+    path.write_text("space:\n  lam: 300.0\nprofiles:\n  half_life_events: 7\n")
+    assert read_settings(path) == found
+    assert found.space.dims == Settings().space.dims
+    path.write_text("")
+    assert read_settings(path) == read_settings(None) == Settings()
+
+
+def test_an_option_goes_before_the_file(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text('{"space": {"lam": 300.0, "dims": 64}}')
+    assert settings_with(path, lam=2.0, dims=None).space == Settings().space.model_copy(update={"lam": 2.0, "dims": 64})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"space": {"lamb": 3}}', "space.lamb: Extra inputs are not permitted"),
+        ('{"space": {"lam": -3}}', "space.lam: Input should be greater than 0"),
+        ("[1, 2]", "the whole: Input should be a valid dictionary"),
+        ("{", "is no file of settings"),
+        (None, "No such file"),
+    ],
+)
+def test_a_wrong_settings_file_is_named_with_the_setting_in_one_line(tmp_path, text, message):
+    path = tmp_path / "settings.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        read_settings(path)
+    assert str(path) in raised.value.message
+    assert message in raised.value.message
+    assert "\n" not in raised.value.message
+
+
+def test_a_wrong_option_of_the_space_is_named():
+    with pytest.raises(ConfigError, match=r"settings of the space: lam: Input should be greater than 0"):
+        settings_with(None, lam=-1.0)

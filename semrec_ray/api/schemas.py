@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from semrec_ray.config import LimitsConfig
 from semrec_ray.errors import InvalidRequest
+from semrec_ray.rules import MAX_RULES, AnyRule
 from semrec_ray.types import Example, Query, Slate
 
 LARGEST = 1e12  # of a vector's values and of weights: no sum of products overflows float32
@@ -43,6 +44,19 @@ class ExampleBody(Body):
         return self
 
 
+Weight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+
+
+class WeightsBody(Body):
+    """How much each signal counts in this query; a negative weight looks for the opposite."""
+
+    similarity: Weight | None = None
+    popularity: Weight | None = None
+    trending: Weight | None = None
+    freshness: Weight | None = None
+    quality: Weight | None = None
+
+
 class QueryBody(Body):
     """The one verb: examples in, a slate out."""
 
@@ -62,9 +76,24 @@ class QueryBody(Body):
     release: str | None = Field(None, description="a served release; default: the channel's")
     min_coverage: float | None = Field(None, ge=0, le=1, description="below it the answer is a 503")
     timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
-    diversity: Literal[0] | None = Field(None, description="not available yet")
-    rules: list[Any] = Field(default_factory=list, max_length=0, description="not available yet")
-    explain: Literal[False] = Field(False, description="not available yet")
+    intent: float | None = Field(
+        None, ge=0, le=1, description="0: by content only, 1: by behaviour only; default: what suits the examples"
+    )
+    fallback: Literal["popular", "trending"] | None = Field(
+        None, description="what an answer is made of where nothing is known; default: the configured one"
+    )
+    weights: WeightsBody | None = Field(None, description="of the signals; default: the configured ones")
+    diversity: float | None = Field(
+        None, ge=0, le=1, description="0: relevance only, 1: novelty only (MMR); default: the configured one"
+    )
+    rules: list[AnyRule] = Field(
+        default_factory=list,
+        max_length=MAX_RULES,
+        description="pin, boost, boost_same, exclude, cap, share; they hold beside the configured ones",
+        examples=[[{"pin": "tt0076759", "position": 0}, {"cap": "director", "at_most": 2}]],
+    )
+    default_rules: bool = Field(True, description="false: without the configured rules")
+    explain: bool = Field(False, description="say `why` of every item: what each signal added, boosts, pins")
     min_seq: Literal[0] = Field(0, description="not available yet")
 
     def to_query(self, limits: LimitsConfig, request_id: str) -> Query:
@@ -92,6 +121,13 @@ class QueryBody(Body):
             min_coverage=self.min_coverage,
             timeout_s=self.timeout_s,
             request_id=request_id,
+            intent=self.intent,
+            fallback=self.fallback,
+            weights=None if self.weights is None else self.weights.model_dump(exclude_none=True),
+            diversity=self.diversity,
+            rules=tuple(self.rules),
+            default_rules=self.default_rules,
+            explain=self.explain,
         )
 
 
@@ -122,6 +158,9 @@ class SlateItem(BaseModel):
 
     item_id: str
     score: float
+    why: dict[str, Any] | None = Field(
+        None, description="with explain: similarity, search_rank, signals, boost, pinned"
+    )
 
 
 class SlateAnswer(BaseModel):
@@ -134,7 +173,7 @@ class SlateAnswer(BaseModel):
     release: str
     timings: dict[str, float] = Field(description="milliseconds per stage")
     request_id: str
-    fallback: Literal["popular"] | None = Field(None, description="there was nothing known to rank by")
+    fallback: Literal["popular", "trending"] | None = Field(None, description="there was nothing known to rank by")
 
 
 class BatchAnswer(BaseModel):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from semrec_ray.types import Found, Hits
+from semrec_ray.types import Details, Found, Hits
 
 
 def merge(answers: Sequence[Hits], k: int, *, total_rows: int, missing: Sequence[str] = ()) -> Found:
@@ -23,10 +23,62 @@ def merge(answers: Sequence[Hits], k: int, *, total_rows: int, missing: Sequence
             break
         first.setdefault(item_ids[i], i)
     covered = sum(hits.rows for hits in answers)
+    chosen = list(first.values())
     return Found(
         item_ids=tuple(first),
-        scores=scores[list(first.values())],
+        scores=scores[chosen],
         exact=all(hits.exact for hits in answers),
         coverage=min(1.0, covered / total_rows) if total_rows else 1.0,
         missing=tuple(missing),
+        details=taken(joined([hits.details for hits in answers]), chosen),
     )
+
+
+def joined(parts: Sequence[Details]) -> Details:
+    """Return the details of several lists of hits as those of their concatenation; all have the same names."""
+    if not parts:
+        return Details()
+    first = parts[0]
+    return Details(
+        signals={name: np.concatenate([part.signals[name] for part in parts]) for name in first.signals},
+        marks=tuple(np.concatenate(marks) for marks in zip(*(part.marks for part in parts), strict=True)),
+        fields={name: [value for part in parts for value in part.fields[name]] for name in first.fields},
+    )
+
+
+def taken(details: Details, positions: Sequence[int]) -> Details:
+    """Return the details of the hits at these positions, in this order."""
+    return Details(
+        signals={name: values[positions] for name, values in details.signals.items()},
+        marks=tuple(mark[positions] for mark in details.marks),
+        fields={name: [values[i] for i in positions] for name, values in details.fields.items()},
+    )
+
+
+def pooled(main: Found, further: Sequence[Found], size: int) -> tuple[Found, int]:
+    """Return the hits of a search and of further ones as one list, and how long its head is.
+
+    The head is the first `size` of the main search, then what only further searches found, best first; behind it comes
+    the rest of the main one. The details of all have the same names; coverage is the least of all.
+    """
+    item_ids = [item_id for found in (main, *further) for item_id in found.item_ids]
+    scores = np.concatenate([found.scores for found in (main, *further)])
+    searched = len(main.item_ids)
+    first = min(size, searched)
+    places = dict.fromkeys(item_ids[:first])
+    added = []
+    for i in sorted(range(searched, len(item_ids)), key=lambda i: (-scores[i], item_ids[i])):
+        if item_ids[i] not in places:
+            places[item_ids[i]] = None
+            added.append(i)
+    rest = [i for i in range(first, searched) if item_ids[i] not in places]
+    order = [*range(first), *added, *rest]
+    pool = Found(
+        item_ids=tuple(item_ids[i] for i in order),
+        scores=scores[order],
+        exact=all(found.exact for found in (main, *further)),
+        coverage=min(found.coverage for found in (main, *further)),
+        missing=tuple(dict.fromkeys(name for found in (main, *further) for name in found.missing)),
+        details=taken(joined([found.details for found in (main, *further)]), order),
+    )
+    return pool, first + len(added)

@@ -5,36 +5,42 @@ are applied before the search: k results come back whenever k rows may be return
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from semrec_ray.config import RankingConfig
 from semrec_ray.errors import SemrecError, StoreError
 from semrec_ray.search.exact import top_k
 from semrec_ray.search.filters import FilterMasks, Mask
+from semrec_ray.search.signals import item_signals
 from semrec_ray.store.items import INTERNAL, read_items
 from semrec_ray.store.tables import Store
 from semrec_ray.store.users import POPULARITY_TABLE
 from semrec_ray.store.vectors import as_matrix, read_vectors, vectors_table
-from semrec_ray.types import FetchQuery, Hits, ItemRow, Release, ShardQuery, Vector
+from semrec_ray.types import Details, FetchQuery, Hits, ItemRow, Release, ShardQuery, Vector
 
 logger = logging.getLogger(__name__)
+
+FALLBACKS = ("popularity", "trending")  # the signals that may rank where there is no vector
 
 
 class ShardRows:
     """The rows of one release that one shard holds, ready to be searched; safe to use from several threads."""
 
-    def __init__(self, release: str, table: pa.Table, vectors: Vector, popularity: Vector, device: str) -> None:
-        """Keep N rows: `table` ascending by item_id, `vectors` (N, D), `popularity` (N,)."""
-        self.release, self.table, self.popularity = release, table, popularity
+    def __init__(
+        self, release: str, table: pa.Table, vectors: Vector, signals: Mapping[str, Vector], device: str
+    ) -> None:
+        """Keep N rows: `table` ascending by item_id, `vectors` (N, D), `signals` (N,) each."""
+        self.release, self.table, self.signals = release, table, signals
         self.item_ids: list[str] = table["item_id"].to_pylist()
         self.row_of = {item_id: row for row, item_id in enumerate(self.item_ids)}
         self.vectors = torch.from_numpy(vectors).to(device)
         self.longest = float(np.linalg.norm(vectors.astype(np.float64), axis=1).max(initial=0.0))
-        self.by_popularity = np.lexsort((np.arange(len(popularity)), -popularity))
+        self.order = {name: np.argsort(-signals[name], kind="stable") for name in FALLBACKS if name in signals}
         self.masks = FilterMasks(table)
 
     def search(self, queries: Sequence[ShardQuery]) -> list[Hits | SemrecError]:
@@ -48,14 +54,14 @@ class ShardRows:
                 answers[place] = error
                 continue
             if query.vector is None:
-                answers[place] = self._most_popular(query.k, keep)
+                answers[place] = self._highest(query, keep)
             else:
                 near.append((place, query.vector, keep))
         if near:
             places, vectors, keeps = zip(*near, strict=True)
             matrix = torch.from_numpy(np.stack(vectors)).to(self.vectors.device)
             found = top_k(self.vectors, matrix, [queries[place].k for place in places], keeps, self.longest)
-            answers |= {place: self._hits(*best) for place, best in zip(places, found, strict=True)}
+            answers |= {place: self._hits(*best, queries[place]) for place, best in zip(places, found, strict=True)}
         return [answers[place] for place in range(len(queries))]
 
     def fetch(self, query: FetchQuery) -> dict[str, ItemRow]:
@@ -79,13 +85,24 @@ class ShardRows:
             keep[excluded] = False
         return keep
 
-    def _most_popular(self, k: int, keep: Mask | None) -> Hits:
-        order = self.by_popularity if keep is None else self.by_popularity[keep[self.by_popularity]]
-        return self._hits(order[:k], self.popularity[order[:k]])
+    def _highest(self, query: ShardQuery, keep: Mask | None) -> Hits:
+        """Return the rows of the highest signal; ties to the smaller item_id."""
+        order = self.order[query.by]
+        rows = (order if keep is None else order[keep[order]])[: query.k]
+        return self._hits(rows, self.signals[query.by][rows], query)
 
-    def _hits(self, rows: npt.NDArray[np.int64], scores: Vector) -> Hits:
+    def _hits(self, rows: npt.NDArray[np.int64], scores: Vector, query: ShardQuery) -> Hits:
         item_ids = tuple(self.item_ids[row] for row in rows)
-        return Hits(self.release, len(self.item_ids), item_ids, scores)
+        return Hits(self.release, len(self.item_ids), item_ids, scores, details=self._details(rows, query))
+
+    def _details(self, rows: npt.NDArray[np.int64], query: ShardQuery) -> Details:
+        if not (query.signals or query.marks or query.fields):
+            return Details()
+        return Details(
+            signals={name: self.signals[name][rows] for name in query.signals},
+            marks=tuple(self.masks.get(filter)[rows] for filter in query.marks),
+            fields={name: self.table[name].take(rows).to_pylist() for name in query.fields},
+        )
 
 
 def choose_device(num_gpus: float) -> str:
@@ -101,7 +118,9 @@ def choose_device(num_gpus: float) -> str:
     return "cpu"
 
 
-def load_shard(store: Store, release: Release, buckets: Sequence[int], device: str) -> ShardRows:
+def load_shard(
+    store: Store, release: Release, buckets: Sequence[int], device: str, ranking: RankingConfig | None = None
+) -> ShardRows:
     """Read the rows of these buckets from the table versions of a release; StoreError where they disagree."""
     items = read_items(store, release.versions["items"], buckets=buckets)
     table = vectors_table(release.space)
@@ -115,13 +134,20 @@ def load_shard(store: Store, release: Release, buckets: Sequence[int], device: s
         )
     vectors = as_matrix(found["vector"])[places.to_numpy()]
     columns = items.drop_columns([name for name in INTERNAL if name in items.column_names])
-    rows = ShardRows(release.name, columns, vectors, _popularity(store, release, items["item_id"]), device)
+    own = item_signals(columns, ranking or RankingConfig(), release.created)
+    signals = _counted(store, release, items["item_id"]) | own
+    rows = ShardRows(release.name, columns, vectors, signals, device)
     logger.info("loaded %d x %d rows of release %s on %s", *vectors.shape, release.name, device)
     return rows
 
 
-def _popularity(store: Store, release: Release, item_ids: pa.ChunkedArray) -> Vector:
-    """Return the prior of each item, (N,) float32; an item without one counts as 0."""
+def _counted(store: Store, release: Release, item_ids: pa.ChunkedArray) -> dict[str, Vector]:
+    """Return what was counted of each item, (N,) float32; an item without counts as 0."""
     table = store.open(POPULARITY_TABLE, release.versions[POPULARITY_TABLE]).to_table()
-    found = table["popularity"].take(pa.compute.index_in(item_ids, table["item_id"]))
-    return np.asarray(found.fill_null(0.0).to_numpy(), dtype=np.float32)
+    place = pa.compute.index_in(item_ids, table["item_id"])
+    # A release of before there were trends has none: what is popular is the best guess.
+    columns = {name: table[name if name in table.column_names else "popularity"] for name in FALLBACKS}
+    return {
+        name: np.asarray(column.take(place).fill_null(0.0).to_numpy(), dtype=np.float32)
+        for name, column in columns.items()
+    }

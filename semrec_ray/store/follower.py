@@ -1,7 +1,7 @@
 """A channel in, its newest releases out, loaded: how every process of the service follows a publish.
 
 A new release loads beside the old one and both answer until the next; a load that fails leaves what serves
-as it is, and says why in `error`.
+as it is, and says why in `error`. Where a release is named, that one is held, wherever the channel points.
 """
 
 import asyncio
@@ -23,26 +23,25 @@ T = TypeVar("T")
 class Follower(Generic[T]):
     """What one process holds of a channel's releases: the newest and the `keep - 1` before it."""
 
-    def __init__(self, store: Store, channel: str, load: Callable[[Release], T], *, keep: int = 2) -> None:
-        self.store, self.channel, self.load, self.keep = store, channel, load, keep
+    def __init__(
+        self, store: Store, channel: str, load: Callable[[Release], T], *, release: str | None = None, keep: int = 2
+    ) -> None:
+        self.store, self.channel, self.load, self.release, self.keep = store, channel, load, release, keep
         self.error: str | None = None
         self._held: OrderedDict[str, tuple[Release, T]] = OrderedDict()
 
     def refresh(self) -> None:
-        """Load the release the channel points at, if it is not held; blocking. Errors go to `error`."""
+        """Load the release that is named, else the one the channel points at, if it is not held; blocking.
+
+        Errors go to `error`.
+        """
         try:
-            pointed = read_channel(self.store, self.channel)
-            if pointed is None:
-                self.error = (
-                    f"channel {self.channel!r} of the store {self.store.uri} points at no release yet: "
-                    f"run `semrec publish --channel {self.channel}`"
-                )
-                return
-            if pointed.release not in self._held:
-                release = read_release(self.store, pointed.release)
+            wanted = self.release or self._pointed()
+            if wanted not in self._held:
+                release = read_release(self.store, wanted)
                 self._hold(release, self.load(release))
-            elif next(reversed(self._held)) != pointed.release:
-                self._held.move_to_end(pointed.release)  # rolled back: it is the newest wish again
+            elif next(reversed(self._held)) != wanted:
+                self._held.move_to_end(wanted)  # rolled back: it is the newest wish again
             self.error = None
         except (SemrecError, OSError, ValueError, LookupError, MemoryError, RuntimeError) as error:
             # Whatever makes a release unreadable must not end the process that serves another one.
@@ -67,6 +66,15 @@ class Follower(Generic[T]):
     def releases(self) -> tuple[Release, ...]:
         """The releases held, the one the channel points at first."""
         return tuple(release for release, _ in reversed(list(self._held.values())))
+
+    def _pointed(self) -> str:
+        pointed = read_channel(self.store, self.channel)
+        if pointed is None:
+            raise Unavailable(
+                f"channel {self.channel!r} of the store {self.store.uri} points at no release yet: "
+                f"run `semrec publish --channel {self.channel}`"
+            )
+        return pointed.release
 
     def _hold(self, release: Release, loaded: T) -> None:
         held = OrderedDict(self._held)

@@ -1,4 +1,4 @@
-"""Profiles in and out: `users/<space>` (user_id, vector, events), and `popularity` (item_id, popularity)."""
+"""Profiles in and out: `users/<space>` (user_id, vector, events), and `popularity` (item_id, popularity, trending)."""
 
 import pyarrow as pa
 
@@ -19,5 +19,5 @@ def write_users(store: Store, space: str, users: pa.Table) -> int:
 
 
 def write_popularity(store: Store, popularity: pa.Table) -> int:
-    """Make these (item_id, popularity) the prior of the catalog; returns the table's version."""
+    """Make these (item_id, popularity, trending) the prior of the catalog; returns the table's version."""
     return store.replace(POPULARITY_TABLE, Rows.of(popularity.cast(keyed(popularity.schema, "item_id"))))

@@ -129,9 +129,23 @@ INVALID = [
     ({"timeout_s": 31}, "at most 30"),
     ({"timeout_s": 0}, "timeout_s"),
     ({"min_coverage": 2}, "min_coverage"),
-    ({"diversity": 0.5}, "diversity"),
-    ({"explain": True}, "explain"),
-    ({"rules": [{"pin": "i001"}]}, "rules"),
+    ({"diversity": 1.5}, "diversity"),
+    ({"intent": -0.1}, "intent"),
+    ({"fallback": "new"}, "fallback"),
+    ({"weights": {"sales": 1}}, "sales"),
+    ({"weights": {"popularity": 101}}, "popularity"),
+    ({"weights": {"quality": 1}}, "this catalog has no quality"),
+    ({"rules": [{"pin": "i001", "at": 3}]}, "at"),
+    ({"rules": [{"pin": "i001", "boost": {"year": 1}}]}, "exactly one of pin, boost"),
+    ({"rules": [{"sort": "year"}]}, "exactly one of pin, boost"),
+    ({"rules": [{"boost": {"year": 1}, "factor": 0}]}, "factor"),
+    ({"rules": [{"boost": {}, "factor": 2}]}, "boost"),
+    ({"rules": [{"boost": {"yeer": 1}, "factor": 2}]}, "yeer"),
+    ({"rules": [{"cap": "director", "at_most": 2}]}, "'director'"),
+    ({"rules": [{"cap": "year", "at_most": 0}]}, "at_most"),
+    ({"rules": [{"share": {"year": 1}, "at_least": 20}]}, "at_least"),
+    ({"rules": [{"cap": "year", "at_most": 1}] * 9}, "at most 8"),
+    ({"rules": [{"exclude": {"year": 1}}] * 65}, "rules"),
     ({"min_seq": 3}, "min_seq"),
 ]
 
@@ -142,6 +156,17 @@ def test_an_invalid_query_is_a_422_that_names_what_is_wrong(ask, body, word):
     assert response.status_code == 422
     assert response.json()["error"]["code"] == "invalid_request"
     assert word in response.json()["error"]["message"]
+
+
+def test_a_query_says_why_where_it_is_asked(ask):
+    body = {"user_id": "ann", "k": 3, "weights": {"popularity": 0.5}, "rules": [{"pin": "i040", "position": 1}]}
+    silent, told = query(ask, **body).json()["items"], query(ask, **body, explain=True).json()["items"]
+    assert [item["item_id"] for item in silent] == [item["item_id"] for item in told]
+    assert "why" not in silent[0]
+    assert told[1]["item_id"] == "i040"
+    assert told[1]["why"]["pinned"] is True
+    assert told[0]["why"].keys() >= {"similarity", "popularity", "search_rank"}
+    assert told[0]["score"] == pytest.approx(told[0]["why"]["similarity"] + told[0]["why"]["popularity"], abs=1e-6)
 
 
 @pytest.mark.parametrize("path", ["/v1/search", "/v1/search?q=", "/v1/similar/i001?k=0", "/v1/recommend/ann?offset=x"])

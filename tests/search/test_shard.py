@@ -18,13 +18,14 @@ def shard(rng) -> ShardRows:
     table = pa.table({"item_id": ids, "year": [1900 + int(i) for i in ids]})
     vectors = rng.normal(size=(n, 6)).astype(np.float32)
     vectors[50:60] = vectors[50]  # planted duplicates
-    return ShardRows("r", table, vectors, np.array([int(i) % 7 for i in ids], np.float32), "cpu")
+    popularity = np.array([int(i) % 7 for i in ids], np.float32)
+    return ShardRows("r", table, vectors, {"popularity": popularity}, "cpu")
 
 
 def expected(shard: ShardRows, query: ShardQuery, years: range = range(0, 10_000)) -> list[str]:
     vectors = shard.vectors.numpy().astype(np.float64)
     scores = (vectors @ query.vector.astype(np.float64)).astype(np.float32) if query.vector is not None else None
-    scores = shard.popularity if scores is None else scores
+    scores = shard.signals[query.by] if scores is None else scores
     allowed = [
         row
         for row, (item_id, year) in enumerate(zip(shard.item_ids, shard.table["year"].to_pylist(), strict=True))

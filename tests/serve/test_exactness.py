@@ -5,6 +5,7 @@ unlike their insertion. Its vectors are multiples of a half or float16 noise, so
 room in a float64 whatever the order of the additions, and one right score exists.
 """
 
+import asyncio
 import json
 import operator
 from collections import Counter
@@ -15,11 +16,15 @@ from typing import Any
 import httpx
 import lance
 import numpy as np
+import orjson
 import pyarrow as pa
 import pytest
 
+from semrec_ray.api.schemas import QueryBody, slate_json
 from semrec_ray.cluster import answers, wait_until
+from semrec_ray.config import AppConfig
 from semrec_ray.publishing import publish
+from semrec_ray.recommender import Recommender
 from semrec_ray.store import Store
 from tests.conftest import fill
 from tests.serve.conftest import Served, deployment
@@ -336,3 +341,45 @@ def test_sixteen_callers_at_once_get_to_the_bit_what_one_gets(http, app, alone: 
     with ThreadPoolExecutor(16) as callers:
         results = list(callers.map(lambda body: ask(http, app, body), bodies))
     assert list(map(json.dumps, results)) == list(map(json.dumps, alone))
+
+
+def random_wishes(rng: np.random.Generator, truth: Truth) -> Body:
+    """What a query may want of the ranking: rules of every kind, signals, diversity, intent."""
+    rules = [
+        {"pin": truth.ids[rng.integers(N)], "position": int(rng.integers(12))},
+        {"boost": {"maker": str(rng.choice(MAKERS))}, "factor": float(rng.choice([0.5, 1.15, 3.0]))},
+        {"boost_same": "categories", "factor": 1.15},
+        {"exclude": {"price": {"$gt": 8}}},
+        {"cap": "maker", "at_most": int(rng.integers(1, 5))},
+        {"share": {"categories": "Short"}, "at_least": 0.2},
+    ]
+    return {
+        "rules": [rules[i] for i in rng.choice(len(rules), rng.integers(len(rules) + 1), replace=False)],
+        "diversity": float(rng.choice([0.0, 0.3])),
+        "weights": {"popularity": 0.3, "freshness": float(rng.choice([0.0, 0.2]))},
+        "explain": True,
+    }
+
+
+@pytest.fixture(scope="module")
+def wishes(truth: Truth) -> list[Body]:
+    rng = np.random.default_rng(22)
+    return [random_query(rng, truth) | random_wishes(rng, truth) for _ in range(60)]
+
+
+@pytest.fixture(scope="module")
+def slates_here(truth: Truth, wishes: list[Body]) -> list[Body]:
+    """The answers of a recommender in this process."""
+    config = AppConfig(auth={"mode": "none"}, store=truth.store)
+    queries = [QueryBody.model_validate(body).to_query(config.limits, "") for body in wishes]
+
+    async def scenario():
+        recommender = await Recommender.open(config)
+        return [await recommender.query(query) for query in queries]
+
+    return [lasting(orjson.loads(orjson.dumps(slate_json(slate)))) for slate in asyncio.run(scenario())]
+
+
+def test_ranked_slates_over_http_are_to_the_bit_those_of_this_process(http, app, wishes, slates_here):
+    for body, here in zip(wishes, slates_here, strict=True):
+        assert ask(http, app, body) == here, body
