@@ -1,4 +1,4 @@
-"""How long the jobs take and how much memory: python -m benchmarks.offline import | embed.
+"""How long the jobs take and how much memory: python -m benchmarks.offline import | embed | train.
 
 Every job runs as a process of its own, start-up included. Before a number is kept, what the job wrote is counted
 with plain Lance.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import lance
+import numpy as np
 import orjson
 import typer
 from rich.console import Console
@@ -97,6 +98,28 @@ def import_(
             rows.append({"import": what, "seconds": round(seconds, 1), "rows_per_s": rate, "peak_mib": round(peak)})
     show(f"{report['items']:,} items, {report['events']:,} events of {source}", rows)
     keep("import", {"source": source, "items": report["items"], "events": report["events"], "rows": rows})
+
+
+@app.command()
+def train(
+    source: Annotated[
+        str, typer.Option(help="as of jobs.import_data; its vectors stand in for an embedding")
+    ] = "synthetic:items=62423,users=162541,events=25e6,dims=64",
+    dims: Annotated[int, typer.Option(help="as of jobs.train")] = 384,
+) -> None:
+    """Import into an empty store, then learn a space from all of it."""
+    with tempfile.TemporaryDirectory(prefix="semrec-") as store:
+        imported, _, _ = run("jobs.import_data", "--source", source, "--store", store)
+        report, seconds, peak = run("jobs.train", "--dims", str(dims), "--store", store)
+        written = lance.dataset(f"{store}/vectors/{report['space']}.lance")
+        assert written.count_rows() == imported["items"]
+        assert report["events"] == lance.dataset(f"{store}/events.lance").count_rows()
+        for batch in written.to_batches(columns=["vector"], limit=1000):
+            assert np.isfinite(batch["vector"].flatten().to_numpy().astype(np.float32)).all()
+    shown = ("items", "items_with_events", "users", "events")
+    row = {name: report[name] for name in shown} | {"dims": dims, "seconds": round(seconds, 1), "peak_mib": round(peak)}
+    show(f"jobs.train on {source}", [row])
+    keep("train", {"source": source, "rows": [row]})
 
 
 @app.command()

@@ -20,6 +20,7 @@ from semrec_ray.data.tables import Imported
 from semrec_ray.encode import item_texts, open_encoder, text_hash
 from semrec_ray.errors import BadInput, InvalidRequest
 from semrec_ray.learn.content import content_space, write_content_vectors
+from semrec_ray.learn.later import add_later_items
 from semrec_ray.pace import Pace, Progress
 from semrec_ray.store.events import write_events
 from semrec_ray.store.items import ITEMS_TABLE, item_ids, read_items, write_items
@@ -103,6 +104,8 @@ def write_import(
     if read.items is not None:
         items, count["items"] = _counted(read.items, progress, "items")
         write_items(store, items, replace=replace)
+    if read.vectors is not None:
+        add_later_items(store, GIVEN, progress=progress)
     done = {name: count[name].done if name in count else 0 for name in ("items", "events", "vectors")}
     return ImportReport(**done, new_events=added, unknown_item_events=read.left_out.unknown, notes=read.notes)
 
@@ -233,7 +236,8 @@ def embedded(texts: pa.Table | pa.RecordBatch, vectors: Vector) -> pa.Table:
 def embed(store: Store, model: str, run: Embed, *, progress: Progress = logger.info) -> EmbedReport:
     """Embed the items whose text or model changed, batch by batch, then write the vectors of the model's space.
 
-    What was embedded is kept at once: an interrupted run goes on where it ended.
+    Those get vectors in what was learned on it, too (`learn.later`). What was embedded is kept at once: an
+    interrupted run goes on where it ended.
     """
     todo, unchanged = texts_to_embed(store, model)
     pace = Pace(progress, "embedded", "items", todo.num_rows)
@@ -243,4 +247,5 @@ def embed(store: Store, model: str, run: Embed, *, progress: Progress = logger.i
     space = content_space(store, model)
     write_content_vectors(store, space)
     put_space(store, space)
+    add_later_items(store, space.name, progress=progress)
     return EmbedReport(space.name, model, pace.done, unchanged)

@@ -15,11 +15,13 @@ import pyarrow.compute as pc
 
 from semrec_ray.config import ProfilesConfig
 from semrec_ray.errors import IncompleteRelease
+from semrec_ray.learn.artefact import LearnedSpace
 from semrec_ray.learn.popularity import popularity
-from semrec_ray.state.profiles import Histories, histories, user_vectors
+from semrec_ray.state.profiles import Histories, Start, histories, user_vectors
+from semrec_ray.store.artefacts import artefact_version, artefacts_table, read_artefact
 from semrec_ray.store.events import EVENTS_TABLE, ensure_events, read_events
 from semrec_ray.store.items import ITEMS_TABLE, read_items
-from semrec_ray.store.releases import create_release, move_channel, now, read_channel, read_release
+from semrec_ray.store.releases import Channel, create_release, move_channel, now, read_channel, read_release
 from semrec_ray.store.tables import Store
 from semrec_ray.store.users import POPULARITY_TABLE, users_table, write_popularity, write_users
 from semrec_ray.store.vectors import (
@@ -59,18 +61,39 @@ def publish(
 ) -> PublishReport:
     """Make a release of the current tables, and point the channel at it.
 
-    `space` defaults to the one whose vectors were written last; once something was learned from a content space,
-    to the learned one. IncompleteRelease where items have no vector
-    in it. Where the tables are those of the channel's release already, nothing is written.
+    `space` defaults to the one whose vectors were written last; once something was learned on it, to the newest of
+    that. IncompleteRelease where items have no vector in it. Where the tables are those of the channel's release
+    already, nothing is written.
     """
+    pointed = read_channel(store, channel)
+    live = None if pointed is None else read_release(store, pointed.release)
+    release = make_release(store, live, space=space, profiles=profiles, progress=progress)
+    return point_channel(store, channel, release, expected=pointed)
+
+
+def point_channel(store: Store, channel: str, release: Release, *, expected: Channel | None) -> PublishReport:
+    """Point a channel at a release, if it is not there; Conflict where it left the place `expected` meanwhile."""
+    moved = expected is None or expected.release != release.name
+    if moved:
+        move_channel(store, channel, release.name, expected=expected)
+    counts = release.metrics
+    return PublishReport(release.name, channel, moved, release.items, counts["users"], counts["events"], release.space)
+
+
+def make_release(
+    store: Store,
+    live: Release | None,
+    *,
+    space: str | None = None,
+    profiles: ProfilesConfig | None = None,
+    progress: Callable[[str], None] = logger.info,
+) -> Release:
+    """Return a new release of the current tables, which no channel points at; `live` itself if it is of the same."""
     config = profiles or ProfilesConfig()
     chosen = _space_to_publish(store, space)
-    pointed = read_channel(store, channel)
     versions = _versions(store, chosen)
-    live = None if pointed is None else read_release(store, pointed.release)
     if live is not None and _same_tables(live, chosen, versions, config):
-        counts = live.metrics
-        return PublishReport(live.name, channel, False, live.items, counts["users"], counts["events"], live.space)
+        return live
     items = read_items(store, versions[ITEMS_TABLE])
     _refuse_incomplete(store, chosen, items, versions[vectors_table(chosen.name)])
     events = read_events(store, versions[EVENTS_TABLE])
@@ -78,7 +101,7 @@ def publish(
     progress(f"counting what {len(known.spans):,} users did in {events.num_rows:,} events")
     users, rating_mean = _users(store, chosen, versions, known, config)
     versions[users_table(chosen.name)] = write_users(store, chosen.name, users)
-    prior = popularity(items, events, known.weights != 0)
+    prior = popularity(items, events, known.weights != 0, config.trending_half_life_days)
     versions[POPULARITY_TABLE] = write_popularity(store, prior)
     metrics = {
         "users": users.num_rows,
@@ -90,8 +113,7 @@ def publish(
     name = f"{created[:19].replace('-', '').replace(':', '')}-{_digest(chosen.name, versions)}"
     release = Release(name, chosen.name, versions, items.num_rows, chosen.dims, 0, created, metrics)
     create_release(store, release)
-    move_channel(store, channel, name, expected=pointed)
-    return PublishReport(name, channel, True, items.num_rows, users.num_rows, events.num_rows, chosen.name)
+    return release
 
 
 def _space_to_publish(store: Store, name: str | None) -> Space:
@@ -100,15 +122,19 @@ def _space_to_publish(store: Store, name: str | None) -> Space:
     spaces = read_spaces(store)
     if not spaces:
         raise IncompleteRelease("no item has a vector yet: run `semrec embed`, or import items with a `vector`")
-    learned = [space for space in spaces if space.kind == "learned" and space.model == spaces[0].model]
-    return learned[0] if learned and spaces[0].kind == "content" else spaces[0]
+    newest = spaces[0]
+    same = [space for space in spaces if (space.model, space.content_dims) == (newest.model, newest.content_dims)]
+    return next((space for space in same if space.kind == "learned"), newest)
 
 
 def _versions(store: Store, space: Space) -> dict[str, int]:
     """Return the present version of every table that a release reads from others."""
     ensure_events(store)  # a catalog without events has none, not no table
     tables = (ITEMS_TABLE, vectors_table(space.name), EVENTS_TABLE)
-    return {table: int(store.open(table).version) for table in tables}
+    versions = {table: int(store.open(table).version) for table in tables}
+    if space.kind == "learned":
+        versions[artefacts_table(space.name)] = artefact_version(store, space.name)
+    return versions
 
 
 def _same_tables(live: Release, space: Space, versions: dict[str, int], config: ProfilesConfig) -> bool:
@@ -139,17 +165,31 @@ def _users(
     In a learned space every event counts, whatever its rating: it was learned from who did what.
     """
     stored = read_vectors(store, space.name, versions[vectors_table(space.name)])
-    scales = np.asarray(stored["scales"].to_pylist(), dtype=np.float32)
+    scales = stored["scales"].combine_chunks().flatten().to_numpy().reshape(stored.num_rows, -1)
     scaled = as_matrix(stored["vector"]) * np.repeat(scales, space.blocks or (space.dims,), axis=1)
     mean = pc.mean(known.events["rating"]).as_py() or 0.0
-    counted = replace(known, events=_unrated(known.events)) if space.kind == "learned" else known
-    vectors = user_vectors(counted, stored["item_id"], scaled, mean, config, space.blocks)
+    learned = space.kind == "learned"
+    vectors = user_vectors(
+        replace(known, events=_unrated(known.events)) if learned else known,
+        stored["item_id"],
+        scaled,
+        mean,
+        config,
+        _start(store, space, versions) if learned else None,
+        length=max(1, len(space.blocks)) ** 0.5,  # as long as an item whose blocks are unit
+    )
     columns = {
         "user_id": pa.array(list(known.spans), pa.string()),
         "vector": as_fixed_list(vectors, pa.float32()),
         "events": pa.array([past - first for first, past in known.spans.values()], pa.int64()),
     }
     return pa.table(columns), mean
+
+
+def _start(store: Store, space: Space, versions: dict[str, int]) -> Start:
+    artefact = read_artefact(store, space.name, versions[artefacts_table(space.name)])
+    learned = LearnedSpace.from_bytes(artefact)
+    return Start(learned.start(), learned.config.kappa, learned.config.kappa_half_events)
 
 
 def _unrated(events: pa.Table) -> pa.Table:
@@ -159,8 +199,8 @@ def _unrated(events: pa.Table) -> pa.Table:
 
 def missing_step(space: Space) -> str:
     """Return the command that gives items their vectors in a space."""
-    steps = {"learned": "`semrec embed` and `semrec train`", "content": "`semrec embed`"}
-    return steps.get(space.kind, "`semrec import` with their vectors")
+    step = "`semrec embed`" if space.model else "`semrec import` with their vectors"
+    return f"{step} (`semrec train` where that is done)" if space.kind == "learned" else step
 
 
 def _digest(space: str, versions: dict[str, int]) -> str:

@@ -131,8 +131,9 @@ def test_a_user_of_a_release_has_the_vector_of_the_formula(live_store):
     rows = dict(zip(vectors["item_id"].to_pylist(), as_matrix(vectors["vector"]).astype(np.float64), strict=True))
     stars = [1.0 + i % 5 for i in range(12)] + [5.0, 1.0, 4.0]
     prior, decay = config.rating_prior, 2 ** (-1 / config.half_life_events)
+    whole = config.whole_history
     mean = (5.0 + 1.0 + prior * sum(stars) / len(stars)) / (2 + prior)
-    bob = decay * (5.0 - mean) * rows["i000"] + (1.0 - mean) * rows["i001"]
+    bob = (whole + (1 - whole) * decay) * (5.0 - mean) * rows["i000"] + (1.0 - mean) * rows["i001"]
     users = live_store.open("users/given").to_table()
     found = dict(zip(users["user_id"].to_pylist(), as_matrix(users["vector"]), strict=True))
     assert found["bob"] == pytest.approx(bob / np.linalg.norm(bob), abs=1e-5)

@@ -1,14 +1,15 @@
-"""Events in, profiles out: a user is the decayed, weighted sum of the scaled vectors of what they did.
+"""Events in, profiles out: a user is the weighted sum of the scaled vectors of what they did, the latest first.
 
-For a user's events 1 … n in event-time order, with item vectors x_i and d = 2^(-1 / half_life_events):
+For a user's events 1 … n in event-time order, with item vectors x_i, d = 2^(-1 / half_life_events), s = whole_history:
 
-    u = sum_i d^(n-i) w_i x_i,   w_i = kind weight x (rating_i - mean)   for a rated event,
-                                 w_i = kind weight x weight_i (1 if none) for any other
+    u = start(n) + sum_i (s + (1 - s) d^(n-i)) w_i x_i
+    w_i = kind weight x (rating_i - mean)          for a rated event
+    w_i = kind weight x weight_i (1 if none)       for any other
     mean = (sum of the user's ratings + rating_prior x global mean) / (number of them + rating_prior)
 
 so a rating below the user's own mean pushes away. The decay goes by events, not by the clock. An event whose
-kind weighs 0 is no event. The sums are kept apart (ratings, ones, weights), each updated as `s <- d s + w x` in
-float32: adding one event is O(D), and gives the very bits that a recount from the start gives.
+kind weighs 0 is no event. The sums are kept apart (ratings, ones, weights), each twice, decayed as `s <- d s + w x` and
+whole, in float32: adding one event is O(D), and gives the very bits that a recount from the start gives.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,18 +27,35 @@ from semrec_ray.types import Event, Profile, ProfileQuery, Vector
 NOTHING = 1e-5  # a sum this small beside its terms is rounding, not taste
 
 
-class Taste:
-    """The running sums of one user."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a user of a learned space probably did before anything is known of them: much of it at first, then less.
 
-    def __init__(self, dims: int, decay: float) -> None:
-        self.decay = np.float32(decay)
-        self.rated, self.ones, self.weighted = (np.zeros(dims, np.float32) for _ in range(3))
-        self.ratings, self.rating_sum = 0, 0.0
+    Without it a first event is all there is, and its item's noise is taken for taste.
+    """
+
+    vector: Vector  # (D,) the mean of what one event adds to anybody
+    events: float  # how many of them
+    half_events: float  # after so many events of the user's own, half of them are left
+
+    def after(self, events: int) -> Vector:
+        """Return what is added to the sum of a user of so many events, (D,)."""
+        return np.asarray(np.float32(self.events * 2.0 ** (-events / self.half_events)) * self.vector)
+
+
+class Taste:
+    """The running sums of one user, (2, D) each: decayed, and whole."""
+
+    def __init__(self, dims: int, config: ProfilesConfig) -> None:
+        self._config, self._decay = config, np.float32(2.0 ** (-1.0 / config.half_life_events))
+        self.rated, self.ones, self.weighted = (np.zeros((2, dims), np.float32) for _ in range(3))
+        self.events, self.ratings, self.rating_sum = 0, 0, 0.0
 
     def add(self, vector: Vector, rating: float | None, weight: float) -> None:
         """Add the next event in time: its item's scaled vector (D,), its rating if any, its weight."""
-        for sums in (self.rated, self.ones, self.weighted):
-            sums *= self.decay
+        self.events += 1
+        for sums in (self.rated, self.ones, self.weighted) if self.ratings else (self.weighted,):
+            sums[0] *= self._decay
         if rating is None:
             self.weighted += np.float32(weight) * vector
         else:
@@ -46,22 +64,22 @@ class Taste:
             self.ratings += 1
             self.rating_sum += rating
 
-    def direction(self, global_mean: float, prior: float, blocks: Sequence[int] = ()) -> Vector | None:
-        """Return the user's vector, every block of it made unit, (D,) float32; None where the history says nothing.
-
-        Without `blocks` it is one; a block of which the history says nothing is zero.
-        """
+    def direction(self, global_mean: float, start: Start | None = None, length: float = 1.0) -> Vector | None:
+        """Return the user's vector made this long, (D,) float32; None where the history says nothing."""
+        prior = self._config.rating_prior
         known = self.ratings + prior
         mean = np.float32((self.rating_sum + prior * global_mean) / known if known else global_mean)
-        pushed = mean * self.ones
-        total = self.rated - pushed + self.weighted
-        found = np.zeros_like(total)
-        for part in slices(blocks or (len(total),)):
-            size = np.linalg.norm(total[part].astype(np.float64))
-            terms = sum(np.linalg.norm(sums[part]) for sums in (self.rated, pushed, self.weighted))
-            if size > NOTHING * terms:
-                found[part] = total[part] / size
-        return found if found.any() else None
+        parts = [self._mixed(self.rated), mean * self._mixed(self.ones), self._mixed(self.weighted)]
+        total = parts[0] - parts[1] + parts[2]
+        if np.linalg.norm(total.astype(np.float64)) <= NOTHING * sum(np.linalg.norm(part) for part in parts):
+            return None
+        whole = (total if start is None else total + start.after(self.events)).astype(np.float64)
+        size = np.linalg.norm(whole)
+        return np.asarray(whole * (length / size), dtype=np.float32) if size else None
+
+    def _mixed(self, sums: Vector) -> Vector:
+        whole = np.float32(self._config.whole_history)
+        return np.asarray((np.float32(1) - whole) * sums[0] + whole * sums[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +114,10 @@ def tastes(known: Histories, item_ids: pa.ChunkedArray, vectors: Vector, config:
 
     Events of items that are not among `item_ids` are passed over.
     """
-    decay = 2.0 ** (-1.0 / config.half_life_events)
     rows = pc.index_in(known.events["item_id"], item_ids).fill_null(-1).to_numpy()
     ratings = np.asarray(known.events["rating"].fill_null(float("nan")).to_numpy(), dtype=np.float64)
     for first, past in known.spans.values():
-        taste = Taste(vectors.shape[1], decay)
+        taste = Taste(vectors.shape[1], config)
         for event in range(first, past):
             if rows[event] >= 0 and known.weights[event] != 0.0:
                 rating = None if np.isnan(ratings[event]) else float(ratings[event])
@@ -130,12 +147,13 @@ def user_vectors(
     vectors: Vector,
     global_mean: float,
     config: ProfilesConfig,
-    blocks: Sequence[int] = (),
+    start: Start | None = None,
+    length: float = 1.0,
 ) -> Vector:
-    """Return every user's vector, (U, D) in the order of `known.spans`, blocks unit; zeros where nothing is known."""
+    """Return every user's vector, (U, D) in the order of `known.spans`, so long; zeros where nothing is known."""
     found = np.zeros((len(known.spans), vectors.shape[1]), dtype=np.float32)
     for row, taste in enumerate(tastes(known, item_ids, vectors, config)):
-        direction = taste.direction(global_mean, config.rating_prior, blocks)
+        direction = taste.direction(global_mean, start, length)
         if direction is not None:
             found[row] = direction
     return found
@@ -145,7 +163,7 @@ class Profiles:
     """The users of one release in memory: about 4 D bytes a user and 60 bytes an event."""
 
     def __init__(self, users: pa.Table, known: Histories, vectors: Vector) -> None:
-        """Keep `users` (user_id, events) with their unit vectors (U, D); a row of zeros means no direction."""
+        """Keep `users` (user_id, events) with their vectors (U, D); a row of zeros means no direction."""
         self._rows = {user_id: row for row, user_id in enumerate(users["user_id"].to_pylist())}
         self._known, self._vectors = known, vectors
 

@@ -1,8 +1,9 @@
 """What lasts: checked Arrow tables in; Lance tables, releases and channels out.
 
 On disk, `<store>/<table>.lance`, each a Lance dataset that any Lance reader opens:
-`items`, `events`, `embeddings/<model>`, `spaces`, `vectors/<space>`, `users/<space>`, `popularity`, `releases`,
-`channels`. (`changes`, the log of live writes, comes with the writer; a release's `seq` is its place in it.)
+`items`, `events`, `embeddings/<model>`, `spaces`, `vectors/<space>`, `artefacts/<space>`, `users/<space>`,
+`popularity`, `releases`, `channels`. (`changes`, the log of live writes, comes with the writer; a release's `seq` is
+its place in it.)
 
     store = Store("/data/movies")
     release = read_release(store, read_channel(store, "live").release)

@@ -114,6 +114,14 @@ def channel_history(store: Store, name: str) -> list[Channel]:
     return [Channel(row["channel"], row["release"], row["number"], row["moved"]) for row in rows.to_pylist()]
 
 
+def served_spaces(store: Store) -> set[str]:
+    """Return the spaces of the releases that any channel points at."""
+    dataset = store.find(CHANNELS_TABLE)
+    names = [] if dataset is None else dataset.to_table(columns=["channel"])["channel"].unique().to_pylist()
+    pointed = {channel.release for name in names if (channel := read_channel(store, name))}
+    return {release.space for release in read_releases(store) if release.name in pointed}
+
+
 def move_channel(store: Store, name: str, release: str, *, expected: Channel | None) -> Channel:
     """Point a channel at a release if it still stands where `expected` says; Conflict where it moved."""
     number = 1 if expected is None else expected.number + 1

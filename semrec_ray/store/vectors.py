@@ -3,7 +3,8 @@
 `embeddings/<model>`  item_id, text_hash, embedding: what a model made of an item's text, kept as it came, so that
                       an interrupted run goes on and a new space (another mean, a learned one) needs no new run
 `vectors/<space>`     item_id, vector (fixed size list of float16, or float32 on request), scales (float32 per
-                      block), text_hash (what the vector was made from, null where it was given), bucket
+                      block), text_hash (what the vector, or its content block, was made from, null where it was
+                      given), bucket
 `spaces`              space (key), kind, model, dims, mean, blocks, settings, written (when its vectors last changed)
 """
 
@@ -71,6 +72,12 @@ def as_matrix(column: pa.ChunkedArray) -> Vector:
         return np.zeros((0, column.type.list_size), dtype=np.float32)
     dims = array.type.list_size
     return np.asarray(array.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(-1, dims)
+
+
+def scales_column(scales: Vector) -> pa.ListArray:
+    """Return (N, blocks) scales as an Arrow column of N lists of float32."""
+    offsets = np.arange(0, scales.size + 1, scales.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(scales.reshape(-1), pa.float32()))
 
 
 def write_embeddings(store: Store, model: str, rows: pa.Table) -> None:
@@ -148,8 +155,8 @@ def write_vectors(store: Store, space: str, rows: Rows, *, dtype: str = "float16
 def _stored(rows: pa.Table, dtype: pa.DataType) -> pa.Table:
     vectors = as_fixed_list(as_matrix(rows["vector"]), dtype)
     hashes = rows["text_hash"] if "text_hash" in rows.column_names else pa.nulls(rows.num_rows, pa.string())
-    ones = pa.array([[1.0]] * rows.num_rows, pa.list_(pa.float32()))
-    scales = rows["scales"] if "scales" in rows.column_names else ones
+    ones = np.ones((rows.num_rows, 1), np.float32)
+    scales = rows["scales"] if "scales" in rows.column_names else scales_column(ones)
     table = with_buckets(
         pa.table({"item_id": rows["item_id"], "vector": vectors, "scales": scales, "text_hash": hashes})
     )
