@@ -1,5 +1,6 @@
-"""Ask the published release and some baselines what users did next: python -m jobs.evaluate."""
+"""Ask the published release, and what anybody could do without it, what users did next: python -m jobs.evaluate."""
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,28 +8,38 @@ from typing import Annotated, Any
 import typer
 
 from jobs.options import StoreOption, open_store, progress, run
-from semrec_ray.evaluate.evaluation import BASELINES, SPLITS, evaluate
-from semrec_ray.evaluate.report import as_json, as_markdown
+from semrec_ray.evaluate.evaluation import AGAINST, AGAINST_OTHERWISE, SPLITS, as_lengths, evaluate
+from semrec_ray.evaluate.report import as_markdown, write
+from semrec_ray.evaluate.task import CONTENDERS
+
+DEFAULT = f"{', '.join(AGAINST_OTHERWISE)}; for cold {', '.join(AGAINST['cold'])}"
 
 
 def main(
     split: Annotated[str, typer.Option(help=" | ".join(SPLITS))] = "per-user",
     against: Annotated[
-        list[str] | None, typer.Option(help=f"{' | '.join(BASELINES)}; repeatable [default: all but ials]")
+        list[str] | None, typer.Option(help=f"{' | '.join(CONTENDERS)}; repeatable; by default {DEFAULT}")
     ] = None,
+    lengths: Annotated[str, typer.Option(help="by how many events of a user are known, such as 0,1,3,10,50")] = "",
     channel: Annotated[str, typer.Option(help="the channel whose release is evaluated")] = "live",
     seed: Annotated[int, typer.Option(help="of the split, of ties and of the intervals")] = 0,
-    out: Annotated[Path | None, typer.Option(help="also write report.md and report.json into this folder")] = None,
+    out: Annotated[Path | None, typer.Option(help="also write report.md, report.json and plot.png here")] = None,
     store: StoreOption = None,
 ) -> dict[str, Any]:
     """Evaluate offline: full ranking, what was seen left out, 95 % bootstrap intervals over users."""
-    chosen = against or [name for name in BASELINES if name != "ials"]
-    report = evaluate(open_store(store), split=split, against=chosen, channel=channel, seed=seed, progress=progress)
+    logging.getLogger("semrec_ray").setLevel(logging.WARNING)  # what is asked publishes and loads releases
+    report = evaluate(
+        open_store(store),
+        split=split,
+        against=against or (),
+        lengths=as_lengths(lengths),
+        seed=seed,
+        channel=channel,
+        progress=progress,
+    )
     progress(as_markdown(report))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "report.md").write_text(as_markdown(report))
-        (out / "report.json").write_bytes(as_json(report))
+        write(report, out, progress)
     return asdict(report)
 
 

@@ -99,6 +99,13 @@ class IncompleteRelease(StoreError):
     status = 409
 
 
+class GateRefused(SemrecError):
+    """A publish that was refused because it recommends worse than what is live: says by how much."""
+
+    code = "gate_refused"
+    status = 409
+
+
 class ConfigError(SemrecError):
     """A setting that cannot work; raised at start-up only."""
 

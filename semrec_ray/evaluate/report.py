@@ -9,6 +9,7 @@ import orjson
 
 from semrec_ray.errors import MissingExtra
 from semrec_ray.evaluate.bootstrap import Interval
+from semrec_ray.pace import Progress
 
 Line = tuple[Sequence[float], Sequence[float]]  # x, y
 
@@ -60,6 +61,19 @@ def plot(report: Report, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path)
+
+
+def write(report: Report, folder: Path, progress: Progress) -> None:
+    """Write report.md, report.json and plot.png into a folder; without matplotlib a note says what is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_bytes(as_json(report))
+    text = as_markdown(report)
+    try:
+        plot(report, folder / "plot.png")
+        text += "\n![plot](plot.png)\n"
+    except MissingExtra as missing:
+        progress(f"note: {missing.message}")
+    (folder / "report.md").write_text(text)
 
 
 def _best(metric: str, report: Report) -> float | None:

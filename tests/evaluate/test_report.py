@@ -5,7 +5,7 @@ import pytest
 
 from semrec_ray.errors import MissingExtra
 from semrec_ray.evaluate.bootstrap import Interval
-from semrec_ray.evaluate.report import Report, as_json, as_markdown, plot
+from semrec_ray.evaluate.report import Report, as_json, as_markdown, plot, write
 
 REPORT = Report(
     "MovieLens",
@@ -53,3 +53,24 @@ def test_a_plot_without_its_library_names_the_extra(tmp_path, monkeypatch):
     with pytest.raises(MissingExtra, match=r"pip install 'semrec-ray\[evaluate\]'"):
         plot(REPORT, tmp_path / "plot.png")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_folder_gets_the_table_the_figures_and_the_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    write(REPORT, tmp_path / "new" / "out", pytest.fail)
+    assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == [
+        "plot.png",
+        "report.json",
+        "report.md",
+    ]
+    assert (tmp_path / "new" / "out" / "report.md").read_text() == as_markdown(REPORT) + "\n![plot](plot.png)\n"
+
+
+def test_without_its_library_a_note_says_what_the_plot_needs_and_the_rest_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    notes = list[str]()
+    write(REPORT, tmp_path, notes.append)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.md"]
+    assert (tmp_path / "report.md").read_text() == as_markdown(REPORT)
+    assert notes == ["note: the plot (matplotlib) needs the extra 'evaluate': pip install 'semrec-ray[evaluate]'"]
