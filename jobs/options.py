@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -18,6 +19,7 @@ StoreOption = Annotated[
     str | None, typer.Option("--store", help="store URI [default: $SEMREC_STORE, else .semrec/store]")
 ]
 
+SettingsOption = Annotated[Path | None, typer.Option("--settings", help="a file that `semrec tune --out` wrote")]
 SourceOption = Annotated[str, typer.Option(help=" | ".join(SOURCES))]
 ItemsOption = Annotated[list[str] | None, typer.Option(help="item files or globs (Parquet, CSV, JSONL), for files")]
 EventsOption = Annotated[list[str] | None, typer.Option(help="event files or globs, for files")]

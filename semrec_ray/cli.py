@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import httpx
@@ -10,16 +11,28 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from semrec_ray import pipeline, publishing, training
-from semrec_ray.config import DEFAULT_MODEL, SpaceConfig, resolve_store
+from semrec_ray import bulk, pipeline, publishing, training
+from semrec_ray.config import (
+    DEFAULT_MODEL,
+    AppConfig,
+    AuthConfig,
+    SpaceConfig,
+    absolute,
+    read_settings,
+    resolve_store,
+    settings_with,
+)
 from semrec_ray.data.sources import SOURCES, Source
 from semrec_ray.demo import Ports, run_demo
 from semrec_ray.errors import NotFound, SemrecError
-from semrec_ray.evaluate import evaluation
-from semrec_ray.evaluate.evaluation import SPLITS
-from semrec_ray.evaluate.report import as_markdown
+from semrec_ray.evaluate import evaluation, tuning
+from semrec_ray.evaluate.evaluation import SPLITS, as_lengths
+from semrec_ray.evaluate.gate import publish_gated
+from semrec_ray.evaluate.report import as_markdown, write
+from semrec_ray.evaluate.task import CONTENDERS
 from semrec_ray.store import Store
 from semrec_ray.store.releases import channel_history, move_channel, read_channel, read_release, read_releases
+from semrec_ray.store.user_lists import EVERYBODY
 from semrec_ray.telemetry import configure_logging
 
 app = typer.Typer(
@@ -29,10 +42,12 @@ app = typer.Typer(
     help="A semantic recommender on Ray. Start with `semrec demo`; then import, embed, publish your own catalog.",
 )
 console = Console()
+SPACE = SpaceConfig()  # the defaults
 
 StoreOption = Annotated[
     str | None, typer.Option("--store", help="store URI [default: $SEMREC_STORE, else .semrec/store]")
 ]
+SettingsOption = Annotated[Path | None, typer.Option("--settings", help="a file that `semrec tune --out` wrote")]
 ChannelOption = Annotated[str, typer.Option(help="the name that points at the release being served")]
 
 
@@ -99,34 +114,81 @@ def embed(
 def publish(
     channel: ChannelOption = "live",
     space: Annotated[str | None, typer.Option(help="[default: the one whose vectors came last]")] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="refuse what foretells worse than what is live")] = False,
+    settings: SettingsOption = None,
     store: StoreOption = None,
 ) -> None:
     """Make a release of the store's tables and point a channel at it. What serves it follows by itself."""
+    found, make = read_settings(settings), publish_gated if gate else publishing.publish
     target = Store(resolve_store(store))
-    report = publishing.publish(target, channel=channel, space=space, progress=_progress)
-    _print(report)
+    _print(make(target, channel=channel, space=space, profiles=found.profiles, progress=_progress))
 
 
 @app.command()
 def train(
-    dims: Annotated[int, typer.Option(help="of the behaviour block", min=1)] = SpaceConfig().dims,
-    content: Annotated[float, typer.Option(help="how much texts count beside behaviour")] = SpaceConfig().content,
+    dims: Annotated[int | None, typer.Option(help=f"of the behaviour block ({SPACE.dims} by default)", min=1)] = None,
+    content: Annotated[
+        float | None, typer.Option(help=f"how much texts count beside behaviour ({SPACE.content} by default)")
+    ] = None,
+    settings: SettingsOption = None,
     store: StoreOption = None,
 ) -> None:
     """Learn from the events what belongs together, beside what the texts say. Nothing is served before a publish."""
-    config = SpaceConfig(dims=dims, content=content)
-    _print(training.train(Store(resolve_store(store)), config, progress=_progress))
+    chosen, target = settings_with(settings, dims=dims, content=content), Store(resolve_store(store))
+    _print(training.train(target, chosen.space, profiles=chosen.profiles, progress=_progress))
 
 
 @app.command()
 def evaluate(
     split: Annotated[str, typer.Option(help=" | ".join(SPLITS))] = "per-user",
+    against: Annotated[list[str] | None, typer.Option(help=f"{' | '.join(CONTENDERS)}; repeatable")] = None,
+    lengths: Annotated[str, typer.Option(help="by how many events of a user are known, such as 0,1,3,10,50")] = "",
+    out: Annotated[Path | None, typer.Option(help="also write report.md, report.json and plot.png here")] = None,
     channel: ChannelOption = "live",
     store: StoreOption = None,
 ) -> None:
-    """Ask the channel's release, and baselines, what users did next (jobs.evaluate has more options)."""
-    report = evaluation.evaluate(Store(resolve_store(store)), split=split, channel=channel, progress=_progress)
+    """Ask the channel's release, and what anybody could do without it, what users did next."""
+    target, known = Store(resolve_store(store)), as_lengths(lengths)
+    report = evaluation.evaluate(
+        target, split=split, against=against or (), lengths=known, channel=channel, progress=_progress
+    )
     typer.echo(as_markdown(report))
+    if out is not None:
+        write(report, out, _progress)
+
+
+@app.command()
+def tune(
+    minutes: Annotated[float, typer.Option(help="no trial is begun after that", min=0)] = 10.0,
+    trials: Annotated[int, typer.Option(help="at most", min=1)] = 100,
+    split: Annotated[str, typer.Option(help=" | ".join(SPLITS))] = "per-user",
+    channel: ChannelOption = "live",
+    out: Annotated[Path | None, typer.Option(help="a file for the settings: --settings of train and publish")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Look for the settings that foretell best, on a part of what an evaluation lets be known."""
+    target = Store(resolve_store(store))
+    found = tuning.tune(target, minutes=minutes, trials=trials, split=split, channel=channel, progress=_progress)
+    if out is not None:
+        tuning.write_settings(found, out, _progress)
+    _print(found)
+
+
+@app.command()
+def recommend(
+    out: Annotated[str, typer.Argument(help="folder for the Parquet parts; one that was begun is completed")],
+    k: Annotated[int, typer.Option(help="items for each user")] = 50,
+    users: Annotated[str, typer.Option(help="all, or a file with a column user_id")] = EVERYBODY,
+    filter: Annotated[str | None, typer.Option(help='JSON, as online: {"year": {"$gte": 1990}}')] = None,
+    query: Annotated[str | None, typer.Option(help="JSON, further fields of POST /v1/query")] = None,
+    channel: ChannelOption = "live",
+    store: StoreOption = None,
+) -> None:
+    """Write everyone's best items, in this process (jobs.recommend_batch does it on a Ray cluster)."""
+    config = AppConfig(auth=AuthConfig(mode="none"), store=resolve_store(store), channel=channel)
+    wish = bulk.Wish(k=k, query=bulk.query_body(filter, query), users=users)
+    folder = absolute(out, "folder", "give an absolute path or a URI")
+    _print(bulk.recommend(bulk.open_run(config, folder, wish), _progress))
 
 
 @app.command()
