@@ -57,7 +57,7 @@ def embed_on_ray(model: str, actors: int | None) -> Embed:
 
 def main(
     model: Annotated[str, typer.Option(help="hub name, folder, or package:NAME")] = DEFAULT_MODEL,
-    actors: Annotated[int | None, typer.Option(help="[default: one per GPU, else one per CPU]")] = None,
+    actors: Annotated[int | None, typer.Option(help="(default: one per GPU, else one per CPU)")] = None,
     store: StoreOption = None,
 ) -> dict[str, Any]:
     """Embed the catalog; what was embedded before and has not changed is kept."""

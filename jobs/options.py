@@ -16,7 +16,7 @@ from semrec_ray.store import Store
 from semrec_ray.telemetry import configure_logging
 
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help="store URI [default: $SEMREC_STORE, else .semrec/store]")
+    str | None, typer.Option("--store", help="store URI (default: $SEMREC_STORE, else .semrec/store)")
 ]
 
 SettingsOption = Annotated[Path | None, typer.Option("--settings", help="a file that `semrec tune --out` wrote")]

@@ -20,7 +20,7 @@ def main(
     events: EventsOption = None,
     map: MapOption = None,
     model: Annotated[str | None, typer.Option(help="hub name, folder, or package:NAME")] = None,
-    actors: Annotated[int | None, typer.Option(help="[default: one per GPU, else one per CPU]")] = None,
+    actors: Annotated[int | None, typer.Option(help="(default: one per GPU, else one per CPU)")] = None,
     channel: Annotated[str, typer.Option(help="the channel to move")] = "live",
     store: StoreOption = None,
 ) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from semrec_ray.publishing import publish
 
 def main(
     channel: Annotated[str, typer.Option(help="the channel to move")] = "live",
-    space: Annotated[str | None, typer.Option(help="[default: the one whose vectors came last]")] = None,
+    space: Annotated[str | None, typer.Option(help="(default: the one whose vectors came last)")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="refuse what foretells worse than what is live")] = False,
     settings: SettingsOption = None,
     store: StoreOption = None,

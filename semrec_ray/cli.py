@@ -45,7 +45,7 @@ console = Console()
 SPACE = SpaceConfig()  # the defaults
 
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help="store URI [default: $SEMREC_STORE, else .semrec/store]")
+    str | None, typer.Option("--store", help="store URI (default: $SEMREC_STORE, else .semrec/store)")
 ]
 SettingsOption = Annotated[Path | None, typer.Option("--settings", help="a file that `semrec tune --out` wrote")]
 ChannelOption = Annotated[str, typer.Option(help="the name that points at the release being served")]
@@ -113,7 +113,7 @@ def embed(
 @app.command()
 def publish(
     channel: ChannelOption = "live",
-    space: Annotated[str | None, typer.Option(help="[default: the one whose vectors came last]")] = None,
+    space: Annotated[str | None, typer.Option(help="(default: the one whose vectors came last)")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="refuse what foretells worse than what is live")] = False,
     settings: SettingsOption = None,
     store: StoreOption = None,
@@ -209,7 +209,7 @@ def releases(store: StoreOption = None, channel: ChannelOption = "live") -> None
 
 @app.command()
 def rollback(
-    to: Annotated[str | None, typer.Option(help="a release [default: the channel's one before]")] = None,
+    to: Annotated[str | None, typer.Option(help="a release (default: the channel's one before)")] = None,
     channel: ChannelOption = "live",
     store: StoreOption = None,
 ) -> None:

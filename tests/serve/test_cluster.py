@@ -141,7 +141,8 @@ def test_jobs_imported_embedded_and_published_the_demo_on_the_serving_cluster(se
     assert served.jobs["publish"]["users"] == 671
     listed = httpx.get(f"{served.dashboard}/api/jobs/").json()  # what the dashboard's page of jobs shows
     ours = {job["entrypoint"].split()[2]: job["status"] for job in listed if job["type"] == "SUBMISSION"}
-    assert ours == dict.fromkeys(("jobs.import_data", "jobs.embed", "jobs.publish"), "SUCCEEDED")
+    expected = dict.fromkeys(("jobs.import_data", "jobs.embed", "jobs.publish"), "SUCCEEDED")
+    assert ours.items() >= expected.items()  # test_bulk.py may have submitted another
 
 
 @pytest.mark.parametrize("filtered", [False, True], ids=["all", "filtered"])
@@ -155,11 +156,12 @@ def test_fifty_answers_over_http_are_those_of_a_brute_force(asked, truth, http, 
 
 def test_a_users_profile_is_the_decayed_sum_over_their_centred_ratings(truth, http, ratings):
     stars = ratings[ratings.userId == 651].sort_values("timestamp", kind="stable")
-    prior, half_life = 5.0, 20.0
+    prior, half_life, whole = 5.0, 8.0, 0.07
     mean = (stars.rating.sum() + prior * ratings.rating.mean()) / (len(stars) + prior)
     age = np.arange(len(stars))[::-1]
     rows = truth.vectors[[truth.row[str(movie)] for movie in stars.movieId]]
-    expected = (2.0 ** (-age / half_life) * (stars.rating.to_numpy() - mean)) @ rows
+    weights = whole + (1.0 - whole) * 2.0 ** (-age / half_life)
+    expected = (weights * (stars.rating.to_numpy() - mean)) @ rows
     found = http.get("/sharded/v1/users/651", params={"vector": True}).json()
     assert found["events"] == len(stars)
     # Events of the same second are ordered by event_id, which this does not know: a little freedom.
