@@ -13,7 +13,7 @@ is popular or trending, and says so in `fallback`.
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import NotFound, Unavailable
@@ -31,7 +31,6 @@ from semrec_ray.stages import Stages
 from semrec_ray.types import (
     Columns,
     ItemRow,
-    Profile,
     ProfileQuery,
     Query,
     ShardQuery,
@@ -102,10 +101,7 @@ class Recommender:
         with stages.stage("fetch"):
             columns, unread = await self._columns(view, item_ids, fields, deadline)
         return Slate(
-            items=tuple(
-                {"item_id": item_id, "score": score} | _pick(columns.get(item_id, {}), fields) | why
-                for item_id, score, why in zip(item_ids, page.scores, _reasons(page, query), strict=True)
-            ),
+            items=_items(item_ids, page, fields, columns),
             exact=found.exact,
             coverage=found.coverage,
             missing=tuple(dict.fromkeys(found.missing + unread)),
@@ -166,11 +162,12 @@ class Recommender:
             for source in ("item_id", "user_id", "text")
         )
         with stages.stage("understand"):
-            rows, profiles, embeddings = await asyncio.gather(
-                self._rows(view, item_ids, deadline, fields),
-                self._known_users(view, users, deadline),
-                self._embeddings(view, texts, deadline),
-            )
+            release = view.release.name  # what is submitted is on its way: all is asked at once
+            asked_users = [self._profiles.submit(ProfileQuery(release, user), deadline) for user in users]
+            asked_texts = [self._encoder.submit((release, text), deadline) for text in texts]
+            rows = await self._rows(view, item_ids, deadline, fields) if item_ids else {}
+            profiles = dict(zip(users, [await asked for asked in asked_users], strict=True))
+            embeddings = dict(zip(texts, [await asked for asked in asked_texts], strict=True))
         half_life_s = self.config.ranking.session_half_life_s
         vector = weighted_sum(
             query.examples, view.space, rows, profiles, embeddings, intent=query.intent, half_life_s=half_life_s
@@ -193,14 +190,6 @@ class Recommender:
             if item_id not in rows:
                 raise NotFound(f"item {item_id!r} is not in release {view.release.name}")
         return rows
-
-    async def _known_users(self, view: View, users: Sequence[str], deadline: float) -> dict[str, Profile | None]:
-        asked = (self._profiles.submit(ProfileQuery(view.release.name, user), deadline) for user in users)
-        return dict(zip(users, await asyncio.gather(*asked), strict=True))
-
-    async def _embeddings(self, view: View, texts: Sequence[str], deadline: float) -> dict[str, Vector]:
-        asked = (self._encoder.submit((view.release.name, text), deadline) for text in texts)
-        return dict(zip(texts, await asyncio.gather(*asked), strict=True))
 
     async def _columns(
         self, view: View, item_ids: Iterable[str], fields: tuple[str, ...], deadline: float
@@ -254,12 +243,20 @@ def compose(
     return Recommender(config, serving, Fanout(shards, config.batch), profiles, encoder)
 
 
-def _reasons(page: Page, query: Query) -> list[Columns]:
-    return [{"why": why} for why in page.why] if query.explain else [{}] * len(page.positions)
-
-
-def _pick(columns: Columns, fields: Sequence[str]) -> Columns:
-    return {name: columns.get(name) for name in fields}
+def _items(
+    item_ids: Sequence[str], page: Page, fields: Sequence[str], columns: Mapping[str, Columns]
+) -> tuple[Columns, ...]:
+    """Return what is answered of each item: its id, its score, the wanted fields, and why it is there if asked for."""
+    items: list[Columns] = [
+        {"item_id": item_id, "score": score} for item_id, score in zip(item_ids, page.scores, strict=True)
+    ]
+    if fields:
+        for item in items:
+            known = columns.get(item["item_id"], {})
+            item.update({name: known.get(name) for name in fields})
+    for item, why in zip(items, page.why, strict=False):  # none where nobody asked
+        item["why"] = why
+    return tuple(items)
 
 
 def _ordinary(error: BaseException) -> Exception:

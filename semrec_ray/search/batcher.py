@@ -36,23 +36,26 @@ class Batcher(Generic[In, Out]):
         self._waiting: deque[tuple[In, asyncio.Future[Out], float]] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
 
-    async def submit(self, request: In, deadline: float) -> Out:
-        """Return the callee's answer to one request, or raise its error.
+    def submit(self, request: In, deadline: float) -> "asyncio.Future[Out]":
+        """Return the future of the callee's answer to one request, or of its error.
 
         `deadline` is a time of the event loop's clock: past it DeadlineExceeded. Overloaded where `max_waiting`
         requests wait already. A caller who is cancelled leaves the queue.
         """
-        if len(self._waiting) >= self._max_waiting:
-            raise Overloaded(f"{self._name} has {self._max_waiting} requests waiting: try again later")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Out] = loop.create_future()
+        if len(self._waiting) >= self._max_waiting:
+            answer.set_exception(Overloaded(f"{self._name} has {self._max_waiting} requests waiting: try again later"))
+            return answer
         self._waiting.append((request, answer, deadline))
         loop.call_soon(self._start)
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await answer
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"{self._name} did not answer in time") from error
+        late = loop.call_at(deadline, self._late, answer)
+        answer.add_done_callback(lambda _: late.cancel())
+        return answer
+
+    def _late(self, answer: "asyncio.Future[Out]") -> None:
+        if not answer.done():
+            answer.set_exception(DeadlineExceeded(f"{self._name} did not answer in time"))
 
     def _start(self) -> None:
         """Start calls while there are both waiting requests and free places in flight."""
@@ -85,6 +88,8 @@ class Batcher(Generic[In, Out]):
                 answers = await self._call([request for request, _, _ in batch])
             if len(answers) != len(batch):
                 raise RuntimeError(f"{self._name} gave {len(answers)} answers to {len(batch)} requests")
+        except TimeoutError:
+            answers = [DeadlineExceeded(f"{self._name} did not answer in time")] * len(batch)
         except Exception as error:  # the fan-out's edge: one callee's failure is its requests' answer
             answers = [error] * len(batch)
         for (_, future, _), answer in zip(batch, answers, strict=True):

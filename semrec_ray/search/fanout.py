@@ -99,6 +99,8 @@ class Fanout:
         return rows, tuple(missing)
 
     def _by_owner(self, item_ids: Iterable[str]) -> dict[int, list[str]]:
+        if len(self.shards) == 1:
+            return {0: list(item_ids)}
         owned: dict[int, list[str]] = {}
         for item_id in item_ids:
             owned.setdefault(self._owners[bucket_of(item_id)], []).append(item_id)

@@ -13,6 +13,8 @@ def merge(answers: Sequence[Hits], k: int, *, total_rows: int, missing: Sequence
     An item that two shards hold (a bucket on the move) counts once. The coverage is the share of the release's
     `total_rows` that the answering shards hold, at most 1.
     """
+    if len(answers) == 1:
+        return _alone(answers[0], total_rows, missing)
     scores = np.concatenate([hits.scores for hits in answers]) if answers else np.zeros(0, np.float32)
     item_ids = [item_id for hits in answers for item_id in hits.item_ids]
     # Python sorts str by code point, and UTF-8 keeps that order.
@@ -22,16 +24,25 @@ def merge(answers: Sequence[Hits], k: int, *, total_rows: int, missing: Sequence
         if len(first) == k:
             break
         first.setdefault(item_ids[i], i)
-    covered = sum(hits.rows for hits in answers)
     chosen = list(first.values())
     return Found(
         item_ids=tuple(first),
         scores=scores[chosen],
         exact=all(hits.exact for hits in answers),
-        coverage=min(1.0, covered / total_rows) if total_rows else 1.0,
+        coverage=_coverage(answers, total_rows),
         missing=tuple(missing),
         details=taken(joined([hits.details for hits in answers]), chosen),
     )
+
+
+def _alone(hits: Hits, total_rows: int, missing: Sequence[str]) -> Found:
+    """Return the hits of one shard, which are in order: a catalog of one shard has nothing to merge."""
+    coverage = _coverage([hits], total_rows)
+    return Found(hits.item_ids, hits.scores, hits.exact, coverage, tuple(missing), hits.details)
+
+
+def _coverage(answers: Sequence[Hits], total_rows: int) -> float:
+    return min(1.0, sum(hits.rows for hits in answers) / total_rows) if total_rows else 1.0
 
 
 def joined(parts: Sequence[Details]) -> Details:

@@ -166,6 +166,7 @@ class Profiles:
         """Keep `users` (user_id, events) with their vectors (U, D); a row of zeros means no direction."""
         self._rows = {user_id: row for row, user_id in enumerate(users["user_id"].to_pylist())}
         self._known, self._vectors = known, vectors
+        self._item_ids = known.events["item_id"].combine_chunks()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -177,16 +178,18 @@ class Profiles:
         if span is None or row is None:
             return None
         first, past = span
-        counted = np.flatnonzero(self._known.weights[first:past]) + first
-        seen = self._known.events["item_id"].take(counted).to_pylist()
+        seen = self._item_ids.slice(first, past - first)
+        counts = self._known.weights[first:past] != 0.0
+        if not counts.all():
+            seen = seen.filter(pa.array(counts))
         latest = self._known.events.slice(max(first, past - query.history), min(query.history, past - first))
         vector = self._vectors[row]
         return Profile(
             user_id=query.user_id,
             vector=vector if vector.any() else None,
-            seen=tuple(dict.fromkeys(seen)),
+            seen=tuple(dict.fromkeys(seen.to_pylist())),
             events=past - first,
-            history=tuple(_event(row) for row in reversed(latest.to_pylist())),
+            history=tuple(_event(row) for row in reversed(latest.to_pylist())) if query.history else (),
         )
 
 
