@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from semrec_ray.config import ProfilesConfig, SpaceConfig
 from semrec_ray.data.rows import Rows
@@ -67,15 +68,16 @@ def train(
     """Learn a space from all events and the newest space that is not learned; nothing is served yet.
 
     The space is a new one, named after the bytes of what was learned: no vectors that a release serves are touched,
-    and the same tables, settings and seed give the same space. InvalidRequest where nothing is embedded or nothing was
-    done.
+    and the same tables, settings and seed give the same space on the same machine. InvalidRequest where nothing is
+    embedded or nothing was done.
     """
     chosen, started = config or SpaceConfig(), time.monotonic()
     base = _base_space(store)
     content = read_vectors(store, base.name, columns=("item_id", "vector", "text_hash"))
     users, items, n_users = _interactions(store, content["item_id"], profiles or ProfilesConfig())
-    progress(f"learning from {len(users):,} events of {n_users:,} users")
-    behaviour = fit(users, items, None, content.num_rows, chosen, seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    progress(f"learning from {len(users):,} events of {n_users:,} users on {device}")
+    behaviour = fit(users, items, None, content.num_rows, chosen, seed, device)
     progress(f"placing {int((behaviour.counts == 0).sum()):,} items without events")
     learned, rows = _learned(store, base, content, behaviour, chosen, seed)
     space = _write(store, base, learned, rows)
