@@ -30,6 +30,19 @@ READY_TIMEOUT_S = 180
 JOB_TIMEOUT_S = 900
 APP_GONE_TIMEOUT_S = 60
 USER = "651"  # of the demo catalog: twenty films, Star Wars first
+QUERIES: tuple[dict[str, Any], ...] = (
+    {
+        "text": "space adventure",
+        "filter": {"year": {"$gte": 1990, "$lt": 2000}, "categories": {"$any": ["Comedy"]}},
+        "k": 5,
+    },
+    {
+        "user_id": USER,
+        "diversity": 0.4,
+        "rules": [{"cap": "year", "at_most": 1}, {"share": {"year": {"$gte": 2010}}, "at_least": 0.2}],
+        "k": 5,
+    },
+)
 
 console = Console()
 
@@ -142,7 +155,7 @@ def _ready(client: Any, url: str) -> bool:  # noqa: ANN401 (a ServeSubmissionCli
 
 
 def _show_samples(url: str) -> None:
-    """Print a search, neighbours, a user beside their recommendations, and a filtered query."""
+    """Print a search, neighbours, a user beside their recommendations, a filtered query and a slate with rules."""
     with httpx.Client(base_url=url, timeout=30) as http:
         text = "a toy comes to life when nobody is watching"
         console.print(_films(f'GET /v1/search?q="{text}"', _get(http, "/v1/search", q=text, k=5)))
@@ -152,13 +165,9 @@ def _show_samples(url: str) -> None:
         history = _get(http, f"/v1/users/{USER}")["history"]
         liked = sorted(history, key=lambda event: -(event["rating"] or 0))[:8]
         console.print(_beside(liked, _get(http, f"/v1/recommend/{USER}", k=8)["items"]))
-        query = {
-            "text": "space adventure",
-            "filter": {"year": {"$gte": 1990, "$lt": 2000}, "categories": {"$any": ["Comedy"]}},
-            "k": 5,
-        }
-        answer = http.post("/v1/query", json=query).raise_for_status().json()
-        console.print(_films(f"POST /v1/query {query}", answer))
+        for query in QUERIES:
+            answer = http.post("/v1/query", json=query).raise_for_status().json()
+            console.print(_films(f"POST /v1/query {query}", answer))
 
 
 def _get(http: httpx.Client, path: str, **parameters: str | int) -> dict[str, Any]:

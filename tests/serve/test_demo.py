@@ -59,7 +59,15 @@ def test_the_demo_shows_its_tables_stays_up_and_ends_all_it_started(served: Serv
             demo.kill()
             demo.wait()
     shown = log.read_text()
-    for sample in ("GET /v1/search", "GET /v1/similar/1", "GET /v1/recommend/651", "POST /v1/query", "Toy Story 2"):
+    samples = (
+        "GET /v1/search",
+        "GET /v1/similar/1",
+        "GET /v1/recommend/651",
+        "POST /v1/query",
+        "at_least",
+        "Toy Story 2",
+    )
+    for sample in samples:
         assert sample in shown
     time.sleep(1)  # the workers notice that their raylet has gone
     assert alive_in_session(head) == []
