@@ -99,10 +99,3 @@ def test_what_tune_finds_is_what_publish_takes(rated, tmp_path):
     assert result.exit_code == 0, result.output
     release = read_release(rated, read_channel(rated, "live").release)
     assert release.metrics["profiles"] == json.loads(path.read_text())["profiles"]
-
-
-@pytest.mark.parametrize("job", ["tune", "train"])
-def test_every_job_explains_itself(job):
-    done = run(f"jobs.{job}", "--help")
-    assert done.returncode == 0
-    assert "--store" in done.stdout
