@@ -64,9 +64,7 @@ def test_every_job_explains_itself(monkeypatch, capsys, job):
     with pytest.raises(SystemExit) as done:
         options.run(importlib.import_module(f"jobs.{job}").main)
     assert done.value.code == 0
-    shown = capsys.readouterr().out
-    assert "--store" in shown
-    assert "[default" not in shown
+    assert "--store" in capsys.readouterr().out
 
 
 def test_a_misspelt_option_is_named(tmp_path):
