@@ -8,11 +8,13 @@ ARGS ?=
 demo: .venv/demo.stamp
 	$(BIN)/semrec demo $(ARGS)
 
-# The tests on a Ray cluster run beside the others; with ARGS, such as ARGS="-k kill", it is one plain run.
+# Two runs beside each other that take about as long: what starts many processes, and the others. With ARGS, such as
+# ARGS="-k kill", it is one plain run.
+PROCESSES := tests/serve tests/jobs/test_interrupted.py
 test: lint types
 ifeq ($(strip $(ARGS)),)
-	@mkdir -p .cache; $(BIN)/pytest tests/serve -o cache_dir=.cache/pytest-serve >.cache/serve.log 2>&1 & \
-	$(BIN)/pytest --ignore=tests/serve; others=$$?; \
+	@mkdir -p .cache; $(BIN)/pytest $(PROCESSES) -o cache_dir=.cache/pytest-serve >.cache/serve.log 2>&1 & \
+	$(BIN)/pytest $(PROCESSES:%=--ignore=%); others=$$?; \
 	wait $$!; serve=$$?; cat .cache/serve.log; \
 	exit $$((others + serve))
 else
