@@ -8,13 +8,13 @@ ARGS ?=
 demo: .venv/demo.stamp
 	$(BIN)/semrec demo $(ARGS)
 
-# Two runs beside each other that take about as long: what starts many processes, and the others. With ARGS, such as
+# Two runs beside each other that take about as long: what needs a Ray cluster, and the others. With ARGS, such as
 # ARGS="-k kill", it is one plain run.
-PROCESSES := tests/serve tests/jobs/test_interrupted.py
+CLUSTER := tests/serve
 test: lint types
 ifeq ($(strip $(ARGS)),)
-	@mkdir -p .cache; $(BIN)/pytest $(PROCESSES) -o cache_dir=.cache/pytest-serve >.cache/serve.log 2>&1 & \
-	$(BIN)/pytest $(PROCESSES:%=--ignore=%); others=$$?; \
+	@mkdir -p .cache; $(BIN)/pytest $(CLUSTER) -o cache_dir=.cache/pytest-serve >.cache/serve.log 2>&1 & \
+	$(BIN)/pytest $(CLUSTER:%=--ignore=%); others=$$?; \
 	wait $$!; serve=$$?; cat .cache/serve.log; \
 	exit $$((others + serve))
 else
