@@ -5,7 +5,7 @@ profile vector, a text unit(embedding - mean), a given vector itself. In a learn
 a behaviour block of length 1 each, mixed by intent; a text or a content vector says nothing of behaviour: zeros.
 
     intent t    content x 2 (1 - t), behaviour x 2 t, for items and users: 0 is content only, 1 behaviour only
-    without it  users, and items beside a user (what they do now), count in both blocks alike: t = 1/2
+    without it  users, and items beside a user (what they do now), count as they are: t = 1/2
                 items alone count by content, with ITEM_BEHAVIOUR of behaviour
 
 An example with a time counts 2^(-age / half-life), its age that to the newest time of the query; one without a time is
@@ -52,8 +52,8 @@ def weighted_sum(
 
 
 def _ages_s(examples: Sequence[Example]) -> list[float]:
-    times = [example.time for example in examples if example.time is not None]
-    return [0.0 if example.time is None else max(times) - example.time for example in examples]
+    newest = max((example.time for example in examples if example.time is not None), default=0.0)
+    return [0.0 if example.time is None else newest - example.time for example in examples]
 
 
 def _mix(example: Example, intent: float | None, *, beside_user: bool) -> tuple[float, float]:

@@ -14,6 +14,7 @@ is popular or trending, and says so in `fallback`.
 import asyncio
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import NotFound, Unavailable
@@ -165,9 +166,14 @@ class Recommender:
             release = view.release.name  # what is submitted is on its way: all is asked at once
             asked_users = [self._profiles.submit(ProfileQuery(release, user), deadline) for user in users]
             asked_texts = [self._encoder.submit((release, text), deadline) for text in texts]
-            rows = await self._rows(view, item_ids, deadline, fields) if item_ids else {}
-            profiles = dict(zip(users, [await asked for asked in asked_users], strict=True))
-            embeddings = dict(zip(texts, [await asked for asked in asked_texts], strict=True))
+            waiting: list[asyncio.Future[Any]] = [*asked_users, *asked_texts]
+            try:
+                rows = await self._rows(view, item_ids, deadline, fields) if item_ids else {}
+                profiles = dict(zip(users, await asyncio.gather(*asked_users), strict=True))
+                embeddings = dict(zip(texts, await asyncio.gather(*asked_texts), strict=True))
+            finally:
+                for asked in waiting:
+                    asked.cancel()  # of what came to nothing: who fails or hangs up leaves the queues
         half_life_s = self.config.ranking.session_half_life_s
         vector = weighted_sum(
             query.examples, view.space, rows, profiles, embeddings, intent=query.intent, half_life_s=half_life_s

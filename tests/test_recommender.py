@@ -239,3 +239,21 @@ def test_below_the_wanted_coverage_the_answer_is_unavailable(config):
         return view
 
     asyncio.run(scenario())
+
+
+def test_a_request_that_fails_leaves_nothing_of_itself_in_the_queues(config):
+    async def scenario():
+        recommender = await Recommender.open(config)
+        futures = []
+        submit = recommender._profiles.submit
+        recommender._profiles.submit = lambda *asked: futures.append(submit(*asked)) or futures[-1]
+        recommender._rows = fail
+        with pytest.raises(NotFound):
+            await recommender.query(Query((Example(user_id="ann"), Example(item_id="none"))))
+        return futures
+
+    async def fail(*_):
+        raise NotFound("item 'none' is not there")
+
+    (asked,) = asyncio.run(scenario())
+    assert asked.cancelled()
