@@ -6,6 +6,7 @@ are applied before the search: k results come back whenever k rows may be return
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,9 @@ import torch
 
 from semrec_ray.config import RankingConfig
 from semrec_ray.errors import SemrecError, StoreError
-from semrec_ray.search.exact import top_k
+from semrec_ray.search.exact import ExactRows, Rows
 from semrec_ray.search.filters import FilterMasks, Mask
+from semrec_ray.search.pruned import PrunedRows
 from semrec_ray.search.signals import item_signals
 from semrec_ray.store.items import INTERNAL, read_items
 from semrec_ray.store.tables import Store
@@ -28,6 +30,20 @@ logger = logging.getLogger(__name__)
 FALLBACKS = ("popularity", "trending")  # the signals that may rank where there is no vector
 
 
+class Searcher(Protocol):
+    """Rows that can be searched: `exact.py` says what is right, and every searcher gives it to the bit."""
+
+    def top_k(
+        self, queries: Vector, ks: Sequence[int], keeps: Sequence[Mask | None], excluded: Sequence[Rows]
+    ) -> list[tuple[Rows, Vector]]:
+        """Return the best rows and their scores of each of B queries (B, D), among the kept and not excluded."""
+        ...
+
+    def take(self, rows: Sequence[int]) -> Vector:
+        """Return the vectors of rows, (B, D)."""
+        ...
+
+
 class ShardRows:
     """The rows of one release that one shard holds, ready to be searched; safe to use from several threads."""
 
@@ -38,29 +54,28 @@ class ShardRows:
         self.release, self.table, self.signals = release, table, signals
         self.item_ids: list[str] = table["item_id"].to_pylist()
         self.row_of = {item_id: row for row, item_id in enumerate(self.item_ids)}
-        self.vectors = torch.from_numpy(vectors).to(device)
-        self.longest = float(np.linalg.norm(vectors.astype(np.float64), axis=1).max(initial=0.0))
+        self.rows: Searcher = PrunedRows.of(vectors) if device == "cpu" else ExactRows(vectors, device)
         self.order = {name: np.argsort(-signals[name], kind="stable") for name in FALLBACKS if name in signals}
         self.masks = FilterMasks(table)
 
     def search(self, queries: Sequence[ShardQuery]) -> list[Hits | SemrecError]:
         """Return each query's hits or error, in its place; queries with a vector share one matrix product."""
         answers: dict[int, Hits | SemrecError] = {}
-        near: list[tuple[int, Vector, Mask | None]] = []
+        near: list[tuple[int, Vector, int, Mask | None, Rows]] = []
         for place, query in enumerate(queries):
             try:
-                keep = self._keep(query)
+                keep = self.masks.get(query.filter) if query.filter else None
             except SemrecError as error:
                 answers[place] = error
                 continue
+            excluded = self._rows_of(query.exclude)
             if query.vector is None:
-                answers[place] = self._highest(query, keep)
+                answers[place] = self._highest(query, keep, excluded)
             else:
-                near.append((place, query.vector, keep))
+                near.append((place, query.vector, query.k, keep, excluded))
         if near:
-            places, vectors, keeps = zip(*near, strict=True)
-            matrix = torch.from_numpy(np.stack(vectors)).to(self.vectors.device)
-            found = top_k(self.vectors, matrix, [queries[place].k for place in places], keeps, self.longest)
+            places, vectors, ks, keeps, without = zip(*near, strict=True)
+            found = self.rows.top_k(np.stack(vectors), ks, keeps, without)
             answers |= {place: self._hits(*best, queries[place]) for place, best in zip(places, found, strict=True)}
         return [answers[place] for place in range(len(queries))]
 
@@ -72,23 +87,19 @@ class ShardRows:
         columns = wanted.take(rows).to_pylist() if rows and wanted.num_columns else [{}] * len(rows)
         if not query.vectors:
             return {item_id: ItemRow(c) for item_id, c in zip(held, columns, strict=True)}
-        vectors = self.vectors[rows].cpu().numpy() if rows else []
+        vectors = self.rows.take(rows)
         return {item_id: ItemRow(c, v) for item_id, c, v in zip(held, columns, vectors, strict=True)}
 
-    def _keep(self, query: ShardQuery) -> Mask | None:
-        excluded = [self.row_of[item_id] for item_id in query.exclude if item_id in self.row_of]
-        if not query.filter and not excluded:
-            return None
-        keep = self.masks.get(query.filter) if query.filter else np.ones(len(self.item_ids), dtype=np.bool_)
-        if excluded:
-            keep = keep.copy()
-            keep[excluded] = False
-        return keep
+    def _rows_of(self, item_ids: Sequence[str]) -> Rows:
+        """Return the rows of the items that this shard holds."""
+        return np.array([self.row_of[item_id] for item_id in item_ids if item_id in self.row_of], np.int64)
 
-    def _highest(self, query: ShardQuery, keep: Mask | None) -> Hits:
+    def _highest(self, query: ShardQuery, keep: Mask | None, excluded: Rows) -> Hits:
         """Return the rows of the highest signal; ties to the smaller item_id."""
         order = self.order[query.by]
-        rows = (order if keep is None else order[keep[order]])[: query.k]
+        allowed = np.ones(len(order), np.bool_) if keep is None else keep.copy()
+        allowed[excluded] = False
+        rows = order[allowed[order]][: query.k]
         return self._hits(rows, self.signals[query.by][rows], query)
 
     def _hits(self, rows: npt.NDArray[np.int64], scores: Vector, query: ShardQuery) -> Hits:

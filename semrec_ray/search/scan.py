@@ -1,0 +1,171 @@
+"""The loops of the pruned search, compiled by numba: upper bounds of scores in, the exact best rows out.
+
+What is compiled here gives the very bits of `exact.exact_scores`: products of float32 values are exact in float64, and
+they are added by folding halves. Only the bounds are allowed to be rough, in float32 and in any order.
+"""
+
+import numba
+import numpy as np
+
+CHUNK = 64  # rows whose highest bound is looked at first
+NOTHING = np.float32(-np.inf)
+ANY_ORDER = {"reassoc", "contract", "nsz"}  # of additions; infinities keep their meaning
+
+
+@numba.njit(cache=True, nogil=True, fastmath=ANY_ORDER)
+def rough_score(query, row):
+    """Return the inner product of float32 vectors in float32."""
+    total = np.float32(0.0)
+    for i in range(query.shape[0]):
+        total += query[i] * row[i]
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
+def exact_score(query, row, products):
+    """Return the score of (D,) float32 vectors as `exact.exact_scores` defines it; `products` (D,) is scratch."""
+    width = query.shape[0]
+    for i in range(width):
+        products[i] = np.float64(query[i]) * np.float64(row[i])
+    while width > 1:
+        half = (width + 1) // 2
+        for i in range(width - half):
+            products[i] += products[half + i]
+        width = half
+    return np.float32(products[0]) + np.float32(0.0)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=ANY_ORDER)
+def bounds_of_one(prefixes, query, bounds):
+    """Write the float32 inner product of one query (M,) with every bfloat16 row (N, M), given as uint16, to (N,)."""
+    wide = np.empty(prefixes.shape[1], np.uint32)
+    row = wide.view(np.float32)
+    for n in range(prefixes.shape[0]):
+        for i in range(wide.shape[0]):
+            wide[i] = np.uint32(prefixes[n, i]) << np.uint32(16)
+        total = np.float32(0.0)
+        for i in range(row.shape[0]):
+            total += row[i] * query[i]
+        bounds[n] = total
+
+
+@numba.njit(cache=True, nogil=True)
+def highest_of_chunks(bounds, highest):
+    """Write the highest of every CHUNK bounds to `highest`."""
+    for chunk in range(highest.shape[0]):
+        best = NOTHING
+        for i in range(chunk * CHUNK, min(bounds.shape[0], (chunk + 1) * CHUNK)):
+            best = max(best, bounds[i])
+        highest[chunk] = best
+
+
+@numba.njit(cache=True, nogil=True)
+def kth_highest(values, k, scratch):
+    """Return the k-th highest of the values (Hoare's selection); `scratch` is as long as they are."""
+    scratch[: values.shape[0]] = values
+    low, high, wanted = 0, values.shape[0] - 1, k - 1
+    while low < high:
+        pivot, i, j = scratch[(low + high) // 2], low, high
+        while i <= j:
+            while scratch[i] > pivot:
+                i += 1
+            while scratch[j] < pivot:
+                j -= 1
+            if i <= j:
+                scratch[i], scratch[j] = scratch[j], scratch[i]
+                i += 1
+                j -= 1
+        if wanted <= j:
+            high = j
+        elif wanted >= i:
+            low = i
+        else:
+            break
+    return scratch[wanted]
+
+
+@numba.njit(cache=True, nogil=True)
+def insert(row, score, best_rows, best_scores, found):
+    """Put a row in its place among the `found` best, best first, ties to the smaller row; return how many there are."""
+    k = best_rows.shape[0]
+    if found == k and not (score > best_scores[k - 1] or (score == best_scores[k - 1] and row < best_rows[k - 1])):
+        return found
+    place = min(found, k - 1)
+    while place > 0 and (
+        score > best_scores[place - 1] or (score == best_scores[place - 1] and row < best_rows[place - 1])
+    ):
+        best_rows[place], best_scores[place] = best_rows[place - 1], best_scores[place - 1]
+        place -= 1
+    best_rows[place], best_scores[place] = row, score
+    return min(found + 1, k)
+
+
+@numba.njit(cache=True, nogil=True)
+def best_of_rows(rows, query, vectors, best_rows, best_scores):
+    """Write the best of these rows to `best_rows` and `best_scores` (k,); return how many there are."""
+    products, found = np.empty(query.shape[0], np.float64), 0
+    for row in rows:
+        found = insert(row, exact_score(query, vectors[row], products), best_rows, best_scores, found)
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def best_of_block(bounds, first, query, vectors, slack, error, rounding, best_rows, best_scores, found):
+    """Take the rows of a block among the best (k,), and return how many of these there are.
+
+    bounds    (n,) float32: bounds[i] + rounding |bounds[i]| + slack is nowhere below the score of row first + i; -inf
+              for rows left out
+    error     how far a rough score can be from the exact one
+    found     how many of best_rows, best_scores (k,), best first, are there from earlier blocks
+    """
+    k = best_rows.shape[0]
+    chunks = (bounds.shape[0] + CHUNK - 1) // CHUNK
+    highest = np.empty(chunks, np.float32)
+    highest_of_chunks(bounds, highest)
+    products = np.empty(query.shape[0], np.float64)
+    looked = np.inf  # rows of higher bounds were looked at
+    if found < k:
+        # As many chunks as are wanted rows hold a bound of at least this, so at least as many rows do.
+        scratch = np.empty(chunks, np.float32)
+        looked = kth_highest(highest, k, scratch) if k < chunks else NOTHING
+        found = _first(bounds, first, highest, looked, query, vectors, error, products, best_rows, best_scores, found)
+    worst = best_scores[k - 1] if found == k else NOTHING
+    cut = _cut(worst - slack, rounding)
+    for chunk in range(chunks):
+        if highest[chunk] >= cut and highest[chunk] > NOTHING:
+            for i in range(chunk * CHUNK, min(bounds.shape[0], (chunk + 1) * CHUNK)):
+                if cut <= bounds[i] < looked and bounds[i] > NOTHING:
+                    row = first + i
+                    if rough_score(query, vectors[row]) >= worst - error:
+                        score = exact_score(query, vectors[row], products)
+                        found = insert(row, score, best_rows, best_scores, found)
+                        if found == k:
+                            worst = best_scores[k - 1]
+                            cut = _cut(worst - slack, rounding)
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _cut(least, rounding):
+    """Return the lowest bound b with b + rounding |b| >= least."""
+    return least / (1.0 + rounding) if least > 0.0 else least / (1.0 - rounding)
+
+
+@numba.njit(cache=True, nogil=True)
+def _first(bounds, first, highest, least_bound, query, vectors, error, products, best_rows, best_scores, found):
+    """Take the rows of the highest bounds among the best: roughly first, and exactly those that may be among them."""
+    rows, rough, n = np.empty(bounds.shape[0], np.int64), np.empty(bounds.shape[0], np.float32), 0
+    for chunk in range(highest.shape[0]):
+        if highest[chunk] >= least_bound and highest[chunk] > NOTHING:
+            for i in range(chunk * CHUNK, min(bounds.shape[0], (chunk + 1) * CHUNK)):
+                if bounds[i] >= least_bound and bounds[i] > NOTHING:
+                    rows[n], rough[n] = first + i, rough_score(query, vectors[first + i])
+                    n += 1
+    k = best_rows.shape[0]
+    least = NOTHING
+    if n > k:
+        least = kth_highest(rough[:n], k, np.empty(n, np.float32)) - 2 * error
+    for i in range(n):
+        if rough[i] >= least:
+            found = insert(rows[i], exact_score(query, vectors[rows[i]], products), best_rows, best_scores, found)
+    return found

@@ -1,0 +1,127 @@
+"""The pruned search gives to the bit what exact.top_k gives, whatever it leaves out on the way."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from semrec_ray.search import pruned
+from semrec_ray.search.exact import exact_scores, top_k
+from semrec_ray.search.pruned import PrunedRows, prefixes_of, principal_axes
+from semrec_ray.search.scan import CHUNK, exact_score, kth_highest
+
+# Few distinct values make ties; float16 values are what the store holds.
+values = st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 3.0]) | st.floats(-4, 4, width=16)
+
+
+def longest(vectors: np.ndarray) -> float:
+    return float(np.linalg.norm(vectors.astype(np.float64), axis=1).max())
+
+
+def same(rows: PrunedRows, queries, ks, keeps=None, excluded=None) -> bool:
+    """Whether both searches agree to the bit."""
+    keeps = keeps or [None] * len(ks)
+    without = excluded or [np.zeros(0, np.int64)] * len(ks)
+    masks = [np.ones(len(rows.vectors), np.bool_) if keep is None else keep.copy() for keep in keeps]
+    for mask, left_out in zip(masks, without, strict=True):
+        mask[left_out] = False
+    truth = top_k(torch.from_numpy(rows.vectors), torch.from_numpy(queries), ks, masks, longest(rows.vectors))
+    found = rows.top_k(queries, ks, keeps, without)
+    return all(
+        mine[0].tolist() == theirs[0].tolist() and mine[1].tobytes() == theirs[1].tobytes()
+        for mine, theirs in zip(found, truth, strict=True)
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_the_answer_is_that_of_the_exact_search_to_the_bit(data):
+    n, dims, b = data.draw(st.integers(1, 200)), data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4))
+    vectors = data.draw(hnp.arrays(np.float32, (n, dims), elements=values))
+    queries = data.draw(hnp.arrays(np.float32, (b, dims), elements=values))
+    ks = data.draw(st.lists(st.integers(1, n + 3), min_size=b, max_size=b))
+    keeps = [data.draw(st.none() | hnp.arrays(np.bool_, n)) for _ in range(b)]
+    excluded = [np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=5)), np.int64) for _ in range(b)]
+    rows = PrunedRows.of(vectors, data.draw(st.integers(1, dims + 1)))
+    assert same(rows, queries, ks, keeps, excluded)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 40])
+@pytest.mark.parametrize("kind", ["noise", "lattice", "copies", "lengths"])
+def test_it_holds_for_thousands_of_rows_of_any_kind_over_several_blocks(rng, monkeypatch, kind, batch):
+    monkeypatch.setattr(pruned, "BLOCK", 1500)
+    n, dims = 5000, 48
+    vectors = {
+        "noise": lambda: rng.normal(size=(n, dims)) * 0.9 ** np.arange(dims),
+        "lattice": lambda: rng.integers(-2, 3, size=(n, dims)) / 2,
+        "copies": lambda: np.repeat(rng.normal(size=(n // 100, dims)), 100, axis=0)[rng.permutation(n)],
+        "lengths": lambda: rng.normal(size=(n, dims)) * 10.0 ** rng.integers(-6, 6, size=(n, 1)),
+    }[kind]()
+    vectors = vectors.astype(np.float32)
+    queries = np.concatenate([vectors[rng.integers(n, size=batch)], rng.normal(size=(batch, dims))]).astype(np.float32)
+    picked = queries[rng.permutation(2 * batch)[:batch]]
+    ks = rng.choice([1, 10, 300], size=batch).tolist()
+    keeps = [None if i % 3 else rng.random(n) < share for i, share in enumerate(rng.choice([0.01, 0.5], size=batch))]
+    excluded = [rng.integers(n, size=20) for _ in range(batch)]
+    for width in (1, 9, 33, dims + 1):
+        assert same(PrunedRows.of(vectors, width), picked, ks, keeps, excluded)
+
+
+def test_a_bound_is_nowhere_below_a_score(rng):
+    vectors = (rng.normal(size=(3000, 64)) * 0.95 ** np.arange(64)).astype(np.float32)
+    queries = rng.normal(size=(8, 64)).astype(np.float32)
+    truth = queries.astype(np.float64) @ vectors.T.astype(np.float64)
+    for width in (1, 17, 65):
+        rows = PrunedRows.of(vectors, width)
+        for alone in (True, False):
+            asked = rows._queries(queries, alone=alone)
+            bounds = rows._bounds(asked, 0).astype(np.float64)
+            rounding = 0.0 if alone else 2 * pruned.BF16
+            assert (bounds + rounding * np.abs(bounds) + asked.slacks[:, None] >= truth).all()
+
+
+def test_prefixes_hold_the_strongest_axes_and_the_length_of_the_rest(rng):
+    vectors = (rng.normal(size=(500, 6)) * [5.0, 3.0, 1.0, 0.1, 0.1, 0.1]).astype(np.float32)
+    axes = principal_axes(vectors)
+    assert np.allclose(axes.T @ axes, np.eye(6))
+    whole = vectors.astype(np.float64) @ axes
+    assert (np.diff((whole**2).sum(axis=0)) <= 0).all()
+    prefixes = prefixes_of(vectors, axes, 3)
+    assert prefixes[:, :2] == pytest.approx(whole[:, :2])
+    assert prefixes[:, 2] == pytest.approx(np.linalg.norm(whole[:, 2:], axis=1), rel=1e-4)
+    assert (prefixes[:, 2] >= np.linalg.norm(whole[:, 2:], axis=1)).all()
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3, 5, 384, 769])
+def test_a_compiled_score_has_the_bits_of_the_one_that_is_right(rng, dims):
+    query, rows = rng.normal(size=dims).astype(np.float32), rng.normal(size=(50, dims)).astype(np.float32)
+    rows[0] = -query * 0.0
+    expected = exact_scores(torch.from_numpy(query), torch.from_numpy(rows)).numpy()
+    found = np.array([exact_score(query, row, np.empty(dims)) for row in rows], np.float32)
+    assert found.tobytes() == expected.tobytes()
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(-5, 5, width=16)), st.data())
+def test_the_kth_highest_is_that_of_a_sort(numbers, data):
+    k = data.draw(st.integers(1, len(numbers)))
+    assert kth_highest(numbers, k, np.empty_like(numbers)) == np.sort(numbers)[-k]
+
+
+def test_nothing_may_be_returned_gives_nothing(rng):
+    rows = PrunedRows.of(rng.normal(size=(3 * CHUNK, 4)).astype(np.float32))
+    nobody = np.zeros(3 * CHUNK, np.bool_)
+    for keep, left_out in ((nobody, np.zeros(0, np.int64)), (None, np.arange(3 * CHUNK)), (~nobody, np.arange(192))):
+        ((found, scores),) = rows.top_k(rows.vectors[:1], [3], [keep], [left_out])
+        assert found.shape == scores.shape == (0,)
+
+
+def test_the_width_is_measured_for_a_large_catalog_and_told(rng, caplog):
+    caplog.set_level("INFO")
+    vectors = (rng.normal(size=(pruned.BLOCK // 16, 96)) * 0.9 ** np.arange(96)).astype(np.float32)
+    rows = PrunedRows.of(vectors)
+    assert rows.prefixes.shape[1] in pruned.WIDTHS
+    assert "ms for 64 queries" in caplog.text
+    assert same(rows, vectors[:70], [10] * 70)
