@@ -1,16 +1,11 @@
 """Vectors and queries in, the provably best rows out, on a CPU: most rows are never looked at in full.
 
-The rows are turned to the catalog's principal axes. Of a row v the first M coordinates are kept in bfloat16, and one
-more: the length of all the others. By Cauchy and Schwarz the inner product of two such prefixes is an upper bound of
-that of the vectors, so one product with N x (M + 1) small numbers bounds every score:
-
-    <q, v> = <q_1..M, v_1..M> + <q_rest, v_rest> <= <q_1..M, v_1..M> + |q_rest| |v_rest|
-
-The rows of the highest bounds are scored; whose bound is below the k-th best score so far cannot be among the k best.
-What comes back is the same, to the bit, as `exact.top_k` gives.
+Short codes bound every score (`prefixes.py`). The rows of the highest bounds are scored; whose bound is below the k-th
+best score so far cannot be among the k best. What comes back is the same, to the bit, as `exact.top_k` gives.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,21 +15,46 @@ import numpy.typing as npt
 import torch
 
 from semrec_ray.search.exact import Rows
-from semrec_ray.search.scan import best_of_block, best_of_rows, bounds_of_one
+from semrec_ray.search.prefixes import (
+    Codes,
+    Turn,
+    coded,
+    codes_of,
+    lengths_of,
+    principal_axes,
+    rounded_up,
+    turn_to,
+)
+from semrec_ray.search.scan import best_of_block, best_of_rows, bounds_of, products_of_one
 from semrec_ray.types import Vector
 
 logger = logging.getLogger(__name__)
 
-Doubles = npt.NDArray[np.float64]
 Keep = npt.NDArray[np.bool_]
 
-BLOCK = 2**16  # rows bounded at once: B x BLOCK float32 and bfloat16 of scratch
+BLOCK = 2**16  # rows bounded at once
+AT_ONCE = 128  # queries in one matrix product: 32 MiB of scratch for every thread
 FEW = 32  # where fewer than one row in so many may be returned, they are scored without bounds
-AT_ONCE = 256  # queries in one matrix product
-ALONE = 2  # queries for which rows are read one after the other, not in a matrix product
-WIDTHS = (64, 96, 128, 192, 256, 384)  # M + 1, to be tried
-SAMPLE = 64  # queries to try them with
-BF16, UNIT = 2.0**-9, 2.0**-24  # largest relative rounding errors
+ALONE = 4  # queries for which rows are read one after the other, not in a matrix product
+KEPT = (767, 511, 383, 319, 255, 191, 127, 63)  # principal axes, to be tried
+WORSE = 1.2  # than the best so far: narrower ones would be slower still
+TRIED_ROWS, TRIED_QUERIES, TRIED_K = 2**16, 64, 100  # to try them with
+UNIT = 2.0**-24  # the largest relative rounding error of float32
+ALL, NONE = np.zeros(0, np.bool_), np.zeros(0, np.int64)  # the mask that keeps every row; no rows
+
+_scratch = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """B queries as the bounds take them: a prefix is not farther than `errors` from scale x number."""
+
+    numbers: npt.NDArray[np.int8 | np.float32]  # (B, W)
+    scales: Vector  # (B,)
+    lengths: Vector  # (B,) of scale x number
+    errors: Vector  # (B,)
+    slacks: Vector  # (B,) a bound may be too low by it: the rounding of float32
+    rough: Vector  # (B,) how far a float32 score can be from the exact one
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +62,21 @@ class PrunedRows:
     """N rows, ready to be searched; safe to use from several threads."""
 
     vectors: Vector  # (N, D)
-    axes: Doubles  # (D, M) orthonormal columns
-    prefixes: torch.Tensor  # (N, M + 1) bfloat16
-    rounding: float  # the largest length of what bfloat16 took away of a prefix
-    longest_prefix: float
+    turn: Turn
+    codes: Codes
     longest: float
 
     @classmethod
-    def of(cls, vectors: Vector, width: int | None = None) -> "PrunedRows":
-        """Return the rows of (N, D) finite float32 vectors, cut at `width` (M + 1), or at the fastest of WIDTHS."""
-        axes, longest = principal_axes(vectors), float(_lengths(vectors).max(initial=0.0))
-        if width is not None or len(vectors) < BLOCK // 16:
-            return _cut(vectors, axes, width or min(vectors.shape[1] + 1, 128), longest)
-        return _fastest(vectors, axes, longest)
+    def of(cls, vectors: Vector, kept: int | None = None) -> "PrunedRows":
+        """Return the rows of (N, D) finite float32 vectors; `kept` (M) axes are coded, or the fastest of KEPT."""
+        n, dims = vectors.shape
+        sample = vectors
+        if n > TRIED_ROWS:  # any axes are right, these are as good
+            sample = vectors[np.sort(np.random.default_rng(0).choice(n, TRIED_ROWS, replace=False))]
+        axes = principal_axes(sample)
+        if kept is None:
+            kept = _fastest(sample, axes) if n >= TRIED_ROWS // 16 else min(dims, 127)
+        return _coded(vectors, axes, kept)
 
     def take(self, rows: Sequence[int]) -> Vector:
         """Return the vectors of rows, (B, D)."""
@@ -76,148 +98,106 @@ class PrunedRows:
 
         Fewer than k come back only where fewer may be returned. Scratch memory is bounded whatever N and B.
         """
-        searches = [_Search(query, min(k, len(self.vectors))) for query, k in zip(queries, ks, strict=True)]
+        queries = np.ascontiguousarray(queries, np.float32)
+        best = [_Best(min(k, len(self.vectors))) for k in ks]
         broad = []
-        for place, (search, keep, without) in enumerate(zip(searches, keeps, excluded, strict=True)):
+        for place, (keep, without) in enumerate(zip(keeps, excluded, strict=True)):
             if keep is not None and np.count_nonzero(keep) * FEW <= len(keep):
                 rows = np.flatnonzero(keep)
-                search.look_at(rows if not len(without) else np.setdiff1d(rows, without), self.vectors)
+                rows = np.setdiff1d(rows, without) if len(without) else rows
+                best[place].found = best_of_rows(rows, queries[place], self.vectors, *best[place].arrays)
             else:
                 broad.append(place)
         for start in range(0, len(broad), AT_ONCE):
             part = broad[start : start + AT_ONCE]
-            self._broad([searches[i] for i in part], [keeps[i] for i in part], [excluded[i] for i in part])
-        return [search.best() for search in searches]
+            self._broad(queries[part], [best[i] for i in part], [keeps[i] for i in part], [excluded[i] for i in part])
+        return [one.result() for one in best]
 
-    def _broad(self, searches: Sequence["_Search"], keeps: Sequence[Keep | None], excluded: Sequence[Rows]) -> None:
-        bounded = self._queries(np.stack([search.query for search in searches]), alone=len(searches) <= ALONE)
-        for first in range(0, len(self.vectors), BLOCK):
-            bounds = self._bounds(bounded, first)
-            block = slice(first, first + bounds.shape[1])
-            for search, of_query, slack, error, keep, without in zip(
-                searches, bounds, bounded.slacks, bounded.errors, keeps, excluded, strict=True
-            ):
-                if keep is not None:
-                    of_query[~keep[block]] = -np.inf
-                if len(without):
-                    inside = without[(without >= block.start) & (without < block.stop)]
-                    of_query[inside - first] = -np.inf
-                search.look_through(of_query, first, self.vectors, slack, error, 0.0 if bounded.alone else 2 * BF16)
-
-    def _bounds(self, queries: "_Queries", first: int) -> Vector:
-        """Return bounds of the scores of a block of rows, (B, n), too low by no more than the queries' slacks."""
-        rows = self.prefixes[first : first + BLOCK]
-        if queries.alone:
-            bits = rows.view(torch.int16).numpy().view(np.uint16)
-            bounds = np.empty((len(queries.prefixes), len(bits)), np.float32)
-            for query, of_query in zip(queries.prefixes, bounds, strict=True):
-                bounds_of_one(bits, query, of_query)
-            return bounds
-        return np.asarray((torch.from_numpy(queries.prefixes).bfloat16() @ rows.T).float().numpy())
-
-    def _queries(self, queries: Vector, *, alone: bool) -> "_Queries":
-        prefixes = prefixes_of(queries, self.axes, self.prefixes.shape[1])
-        single = prefixes.astype(np.float32)
-        if not alone:
-            single = torch.from_numpy(single).bfloat16().float().numpy()
-        lengths, dims = _lengths(single), self.vectors.shape[1]
-        width = self.prefixes.shape[1]
-        # What each rounding takes away, at most: of the rows, of the queries, of float32 sums.
-        slacks = lengths * self.rounding + _lengths(prefixes - single) * self.longest_prefix
-        slacks += lengths * self.longest_prefix * width * UNIT * 1.01
-        full = _lengths(queries)
-        slacks += 1e-9 * full * self.longest  # the axes are orthonormal up to this
-        errors = (dims * UNIT * 1.01 + 4 * UNIT) * full * self.longest + dims * 2.0**-126
-        slacks += errors  # of the scores themselves, and underflow
-        up = np.float32(1.0 + 1e-6)
-        return _Queries(single, slacks.astype(np.float32) * up, errors.astype(np.float32) * up, alone)
-
-
-@dataclass(frozen=True, slots=True)
-class _Queries:
-    prefixes: Vector  # (B, M + 1)
-    slacks: Vector  # (B,)
-    errors: Vector  # (B,)
-    alone: bool
-
-
-class _Search:
-    """One query and the best rows found for it so far."""
-
-    def __init__(self, query: Vector, k: int) -> None:
-        self.query = np.ascontiguousarray(query, np.float32)
-        self._rows, self._scores, self._found = np.zeros(k, np.int64), np.zeros(k, np.float32), 0
-
-    def look_at(self, rows: Rows, vectors: Vector) -> None:
-        self._found = best_of_rows(rows, self.query, vectors, self._rows, self._scores)
-
-    def look_through(
-        self, bounds: Vector, first: int, vectors: Vector, slack: float, error: float, rounding: float
+    def _broad(
+        self, queries: Vector, best: Sequence["_Best"], keeps: Sequence[Keep | None], excluded: Sequence[Rows]
     ) -> None:
-        self._found = best_of_block(
-            bounds, first, self.query, vectors, slack, error, rounding, self._rows, self._scores, self._found
-        )
+        asked, n = self.ask(queries, alone=len(queries) <= ALONE), len(self.vectors)
+        for first in range(0, n, BLOCK):
+            block = slice(first, min(first + BLOCK, n))
+            bounds = np.empty(block.stop - first, np.float32)
+            of_rows = self.codes.scales[block], self.codes.errors[block], self.codes.lengths[block]
+            products = self._products(asked, block)
+            for i, (one, keep, without) in enumerate(zip(best, keeps, excluded, strict=True)):
+                inside = without[(without >= first) & (without < block.stop)] - first if len(without) else NONE
+                of_query = asked.scales[i], asked.lengths[i], asked.errors[i]
+                bounds_of(products[i], of_rows, of_query, ALL if keep is None else keep[block], inside, bounds)
+                one.found = best_of_block(
+                    bounds, first, queries[i], self.vectors, asked.slacks[i], asked.rough[i], *one.arrays, one.found
+                )
 
-    def best(self) -> tuple[Rows, Vector]:
-        return self._rows[: self._found], self._scores[: self._found]
+    def ask(self, queries: Vector, *, alone: bool) -> Asked:
+        """Return queries (B, D) as the bounds take them: alone as float32, else as int8."""
+        whole = self.turn(queries)
+        numbers: npt.NDArray[np.int8 | np.float32]
+        if alone:
+            numbers, scales = whole.astype(np.float32), np.ones(len(whole), np.float32)
+        else:
+            numbers, scales = codes_of(whole)
+        meant = numbers * scales.astype(np.float64)[:, None]
+        dims, full = queries.shape[1], lengths_of(queries)
+        rough = (dims * UNIT * 1.01 + 4 * UNIT) * full * self.longest + dims * 2.0**-126
+        # The sum of a product in float32, what is added to it, and that the axes are orthonormal only up to 1e-9.
+        slacks = ((self.turn.width + 32) * UNIT * 1.02 + 1e-9) * full * self.longest
+        lengths, away = rounded_up(lengths_of(meant)), rounded_up(lengths_of(whole - meant))
+        return Asked(numbers, scales, lengths, away, rounded_up(slacks + rough), rounded_up(rough))
+
+    def _products(self, asked: Asked, block: slice) -> npt.NDArray[np.int32] | Vector:
+        """Return the inner products of queries and a block of rows, (B, n), in scratch memory of this thread."""
+        codes, b = self.codes.codes[block], len(asked.numbers)
+        if asked.numbers.dtype == np.float32:
+            products = np.empty((b, len(codes)), np.float32)
+            for query, of_query in zip(asked.numbers, products, strict=True):
+                products_of_one(query, codes, of_query)
+            return products
+        out = _scratch_of(b * len(codes)).view(b, len(codes))
+        torch._int_mm(torch.from_numpy(asked.numbers), torch.from_numpy(codes).T, out=out)
+        return np.asarray(out.numpy())
 
 
-def principal_axes(vectors: Vector) -> Doubles:
-    """Return the eigenvectors of the rows' second moments, (D, D) as columns, the strongest first."""
-    gram = np.zeros((vectors.shape[1],) * 2)
-    for first in range(0, len(vectors), BLOCK):
-        block = vectors[first : first + BLOCK].astype(np.float64)
-        gram += block.T @ block
-    return np.ascontiguousarray(np.linalg.eigh(gram)[1][:, ::-1])
+class _Best:
+    """The best rows found so far for one query."""
+
+    def __init__(self, k: int) -> None:
+        self.arrays, self.found = (np.zeros(k, np.int64), np.zeros(k, np.float32)), 0
+
+    def result(self) -> tuple[Rows, Vector]:
+        rows, scores = self.arrays
+        return rows[: self.found], scores[: self.found]
 
 
-def prefixes_of(vectors: Vector, axes: Doubles, width: int) -> Doubles:
-    """Return the first width - 1 coordinates of rows (B, D) along the axes and the length of the rest, (B, width)."""
-    whole = vectors.astype(np.float64)
-    # By torch, whose threads a shard has bounded: numpy's own would be many for few rows.
-    first = (torch.from_numpy(whole) @ torch.from_numpy(axes[:, : width - 1].copy())).numpy()
-    squares = np.einsum("bd,bd->b", whole, whole)
-    rest = np.sqrt(np.clip(squares - np.einsum("bm,bm->b", first, first), 0.0, None))
-    # A little more than it is: the difference of two squares loses half of their digits.
-    return np.hstack([first, (rest * (1.0 + 1e-6) + 1e-7 * np.sqrt(squares))[:, None]])
+def _scratch_of(size: int) -> torch.Tensor:
+    """Return int32 numbers that this thread may write: fresh memory for every product costs as much as the product."""
+    if getattr(_scratch, "numbers", None) is None or len(_scratch.numbers) < size:
+        _scratch.numbers = torch.empty(size, dtype=torch.int32)
+    return _scratch.numbers[:size]
 
 
-def _cut(vectors: Vector, axes: Doubles, width: int, longest: float) -> PrunedRows:
-    prefixes = torch.empty((len(vectors), width), dtype=torch.bfloat16)
-    rounding = longest_prefix = 0.0
-    for first in range(0, len(vectors), BLOCK):
-        whole = prefixes_of(vectors[first : first + BLOCK], axes, width)
-        kept = torch.from_numpy(whole.astype(np.float32)).bfloat16()
-        prefixes[first : first + BLOCK] = kept
-        rounding = max(rounding, float(_lengths(whole - kept.double().numpy()).max()))
-        longest_prefix = max(longest_prefix, float(_lengths(whole).max()))
-    return PrunedRows(vectors, np.ascontiguousarray(axes[:, : width - 1]), prefixes, rounding, longest_prefix, longest)
+def _coded(vectors: Vector, axes: torch.Tensor, kept: int) -> PrunedRows:
+    turn = turn_to(axes, kept)
+    return PrunedRows(vectors, turn, coded(vectors, turn), float(lengths_of(vectors).max(initial=0.0)))
 
 
-def _fastest(vectors: Vector, axes: Doubles, longest: float) -> PrunedRows:
-    """Return the rows cut at the width that answers a sample of them fastest; the seconds are logged."""
-    rng = np.random.default_rng(0)
-    sample = vectors[rng.integers(len(vectors), size=(SAMPLE, 4))].sum(axis=1)
-    best: tuple[float, PrunedRows] | None = None
-    for width in WIDTHS:
-        if width > vectors.shape[1] + 1:
+def _fastest(vectors: Vector, axes: torch.Tensor) -> int:
+    """Return how many axes answer a sample of queries fastest; the seconds are logged."""
+    rng, dims = np.random.default_rng(0), vectors.shape[1]
+    queries = vectors[rng.integers(len(vectors), size=(TRIED_QUERIES, 4))].sum(axis=1)
+    best, fastest = 0, float("inf")
+    for kept in [kept for kept in KEPT if kept < dims] or [dims]:
+        rows = _coded(vectors, axes, kept)
+        seconds = min(_seconds(rows, queries) for _ in range(3))
+        logger.info("codes of %d of %d axes: %.1f ms for %d queries", kept, dims, seconds * 1e3, len(queries))
+        if seconds > WORSE * fastest:
             break
-        rows = _cut(vectors, axes, width, longest)
-        seconds = min(_seconds(rows, sample) for _ in range(3))
-        logger.info(
-            "prefixes of %d of %d dimensions: %.1f ms for %d queries", width, vectors.shape[1], seconds * 1e3, SAMPLE
-        )
-        if best is None or seconds < best[0]:
-            best = seconds, rows
-    assert best is not None
-    return best[1]
+        best, fastest = (kept, seconds) if seconds < fastest else (best, fastest)
+    return best
 
 
 def _seconds(rows: PrunedRows, queries: Vector) -> float:
-    began = time.perf_counter()
-    rows.top_k(queries, [100] * len(queries), [None] * len(queries), [np.zeros(0, np.int64)] * len(queries))
+    began, b = time.perf_counter(), len(queries)
+    rows.top_k(queries, [TRIED_K] * b, [None] * b, [NONE] * b)
     return time.perf_counter() - began
-
-
-def _lengths(rows: npt.NDArray[np.floating]) -> Doubles:
-    return np.asarray(np.sqrt(np.einsum("bd,bd->b", rows, rows, dtype=np.float64)))

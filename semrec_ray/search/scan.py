@@ -36,17 +36,34 @@ def exact_score(query, row, products):
 
 
 @numba.njit(cache=True, nogil=True, fastmath=ANY_ORDER)
-def bounds_of_one(prefixes, query, bounds):
-    """Write the float32 inner product of one query (M,) with every bfloat16 row (N, M), given as uint16, to (N,)."""
-    wide = np.empty(prefixes.shape[1], np.uint32)
-    row = wide.view(np.float32)
-    for n in range(prefixes.shape[0]):
-        for i in range(wide.shape[0]):
-            wide[i] = np.uint32(prefixes[n, i]) << np.uint32(16)
+def products_of_one(query, codes, products):
+    """Write the float32 inner products of a query (M,) with int8 codes (n, M) to (n,)."""
+    for row in range(codes.shape[0]):
         total = np.float32(0.0)
-        for i in range(row.shape[0]):
-            total += row[i] * query[i]
-        bounds[n] = total
+        for i in range(codes.shape[1]):
+            total += np.float32(codes[row, i]) * query[i]
+        products[row] = total
+
+
+@numba.njit(cache=True, nogil=True)
+def bounds_of(products, of_rows, of_query, keep, without, bounds):
+    """Write the upper bounds of a block's scores to (n,), -inf for rows that may not be returned.
+
+    products  (n,) int32 or float32: of the codes of rows and query
+    of_rows   (n,) float32 each: scales, errors, lengths of the rows' codes (`prefixes.Codes`)
+    of_query  scale, length of the code times that, error of the query's
+    keep      (n,) bool, or empty where every row may be returned
+    without   positions of rows that may not be returned either
+    """
+    scales, errors, lengths = of_rows
+    scale, length, error = of_query
+    for i in range(bounds.shape[0]):
+        bounds[i] = np.float32(products[i]) * (scale * scales[i]) + length * errors[i] + error * lengths[i]
+    if keep.shape[0]:
+        for i in range(bounds.shape[0]):
+            bounds[i] = bounds[i] if keep[i] else NOTHING
+    for i in without:
+        bounds[i] = NOTHING
 
 
 @numba.njit(cache=True, nogil=True)
@@ -110,11 +127,10 @@ def best_of_rows(rows, query, vectors, best_rows, best_scores):
 
 
 @numba.njit(cache=True, nogil=True)
-def best_of_block(bounds, first, query, vectors, slack, error, rounding, best_rows, best_scores, found):
+def best_of_block(bounds, first, query, vectors, slack, error, best_rows, best_scores, found):
     """Take the rows of a block among the best (k,), and return how many of these there are.
 
-    bounds    (n,) float32: bounds[i] + rounding |bounds[i]| + slack is nowhere below the score of row first + i; -inf
-              for rows left out
+    bounds    (n,) float32: bounds[i] + slack is nowhere below the score of row first + i; -inf for rows left out
     error     how far a rough score can be from the exact one
     found     how many of best_rows, best_scores (k,), best first, are there from earlier blocks
     """
@@ -126,29 +142,19 @@ def best_of_block(bounds, first, query, vectors, slack, error, rounding, best_ro
     looked = np.inf  # rows of higher bounds were looked at
     if found < k:
         # As many chunks as are wanted rows hold a bound of at least this, so at least as many rows do.
-        scratch = np.empty(chunks, np.float32)
-        looked = kth_highest(highest, k, scratch) if k < chunks else NOTHING
+        looked = kth_highest(highest, k, np.empty(chunks, np.float32)) if k < chunks else NOTHING
         found = _first(bounds, first, highest, looked, query, vectors, error, products, best_rows, best_scores, found)
     worst = best_scores[k - 1] if found == k else NOTHING
-    cut = _cut(worst - slack, rounding)
     for chunk in range(chunks):
-        if highest[chunk] >= cut and highest[chunk] > NOTHING:
+        if highest[chunk] >= worst - slack and highest[chunk] > NOTHING:
             for i in range(chunk * CHUNK, min(bounds.shape[0], (chunk + 1) * CHUNK)):
-                if cut <= bounds[i] < looked and bounds[i] > NOTHING:
+                if worst - slack <= bounds[i] < looked and bounds[i] > NOTHING:
                     row = first + i
                     if rough_score(query, vectors[row]) >= worst - error:
                         score = exact_score(query, vectors[row], products)
                         found = insert(row, score, best_rows, best_scores, found)
-                        if found == k:
-                            worst = best_scores[k - 1]
-                            cut = _cut(worst - slack, rounding)
+                        worst = best_scores[k - 1] if found == k else NOTHING
     return found
-
-
-@numba.njit(cache=True, nogil=True)
-def _cut(least, rounding):
-    """Return the lowest bound b with b + rounding |b| >= least."""
-    return least / (1.0 + rounding) if least > 0.0 else least / (1.0 - rounding)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 from semrec_ray.search import pruned
 from semrec_ray.search.exact import exact_scores, top_k
-from semrec_ray.search.pruned import PrunedRows, prefixes_of, principal_axes
-from semrec_ray.search.scan import CHUNK, exact_score, kth_highest
+from semrec_ray.search.pruned import PrunedRows
+from semrec_ray.search.scan import CHUNK, bounds_of, exact_score, kth_highest
 
 # Few distinct values make ties; float16 values are what the store holds.
 values = st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 3.0]) | st.floats(-4, 4, width=16)
@@ -44,7 +44,7 @@ def test_the_answer_is_that_of_the_exact_search_to_the_bit(data):
     ks = data.draw(st.lists(st.integers(1, n + 3), min_size=b, max_size=b))
     keeps = [data.draw(st.none() | hnp.arrays(np.bool_, n)) for _ in range(b)]
     excluded = [np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=5)), np.int64) for _ in range(b)]
-    rows = PrunedRows.of(vectors, data.draw(st.integers(1, dims + 1)))
+    rows = PrunedRows.of(vectors, data.draw(st.integers(0, dims)))
     assert same(rows, queries, ks, keeps, excluded)
 
 
@@ -65,33 +65,27 @@ def test_it_holds_for_thousands_of_rows_of_any_kind_over_several_blocks(rng, mon
     ks = rng.choice([1, 10, 300], size=batch).tolist()
     keeps = [None if i % 3 else rng.random(n) < share for i, share in enumerate(rng.choice([0.01, 0.5], size=batch))]
     excluded = [rng.integers(n, size=20) for _ in range(batch)]
-    for width in (1, 9, 33, dims + 1):
-        assert same(PrunedRows.of(vectors, width), picked, ks, keeps, excluded)
+    for kept in (0, 8, 33, dims):
+        assert same(PrunedRows.of(vectors, kept), picked, ks, keeps, excluded)
 
 
 def test_a_bound_is_nowhere_below_a_score(rng):
     vectors = (rng.normal(size=(3000, 64)) * 0.95 ** np.arange(64)).astype(np.float32)
     queries = rng.normal(size=(8, 64)).astype(np.float32)
     truth = queries.astype(np.float64) @ vectors.T.astype(np.float64)
-    for width in (1, 17, 65):
-        rows = PrunedRows.of(vectors, width)
+    for kept in (0, 16, 64):
+        rows = PrunedRows.of(vectors, kept)
+        codes = rows.codes
         for alone in (True, False):
-            asked = rows._queries(queries, alone=alone)
-            bounds = rows._bounds(asked, 0).astype(np.float64)
-            rounding = 0.0 if alone else 2 * pruned.BF16
-            assert (bounds + rounding * np.abs(bounds) + asked.slacks[:, None] >= truth).all()
-
-
-def test_prefixes_hold_the_strongest_axes_and_the_length_of_the_rest(rng):
-    vectors = (rng.normal(size=(500, 6)) * [5.0, 3.0, 1.0, 0.1, 0.1, 0.1]).astype(np.float32)
-    axes = principal_axes(vectors)
-    assert np.allclose(axes.T @ axes, np.eye(6))
-    whole = vectors.astype(np.float64) @ axes
-    assert (np.diff((whole**2).sum(axis=0)) <= 0).all()
-    prefixes = prefixes_of(vectors, axes, 3)
-    assert prefixes[:, :2] == pytest.approx(whole[:, :2])
-    assert prefixes[:, 2] == pytest.approx(np.linalg.norm(whole[:, 2:], axis=1), rel=1e-4)
-    assert (prefixes[:, 2] >= np.linalg.norm(whole[:, 2:], axis=1)).all()
+            asked, bounds = rows.ask(queries, alone=alone), np.empty(3000, np.float32)
+            products = rows._products(asked, slice(0, 3000))
+            for i in range(8):
+                of_query = asked.scales[i], asked.lengths[i], asked.errors[i]
+                bounds_of(
+                    products[i], (codes.scales, codes.errors, codes.lengths), of_query, pruned.ALL, pruned.NONE, bounds
+                )
+                assert (bounds.astype(np.float64) + asked.slacks[i] >= truth[i]).all()
+                assert kept < 64 or (bounds - truth[i] < 0.1 * np.linalg.norm(queries[i]) * rows.longest).all()
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3, 5, 384, 769])
@@ -118,10 +112,10 @@ def test_nothing_may_be_returned_gives_nothing(rng):
         assert found.shape == scores.shape == (0,)
 
 
-def test_the_width_is_measured_for_a_large_catalog_and_told(rng, caplog):
+def test_how_many_axes_are_coded_is_measured_for_a_large_catalog_and_told(rng, caplog):
     caplog.set_level("INFO")
     vectors = (rng.normal(size=(pruned.BLOCK // 16, 96)) * 0.9 ** np.arange(96)).astype(np.float32)
     rows = PrunedRows.of(vectors)
-    assert rows.prefixes.shape[1] in pruned.WIDTHS
+    assert rows.turn.width == 64
     assert "ms for 64 queries" in caplog.text
     assert same(rows, vectors[:70], [10] * 70)
