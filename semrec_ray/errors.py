@@ -24,6 +24,13 @@ class InvalidRequest(SemrecError):
     status = 422
 
 
+class TooLarge(SemrecError):
+    """A request has more bytes than are allowed."""
+
+    code = "too_large"
+    status = 413
+
+
 class NotFound(SemrecError):
     """A named thing that does not exist: an item, a user, a release."""
 

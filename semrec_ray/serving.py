@@ -91,12 +91,14 @@ class Serving:
 
     def view(self, release: str | None = None) -> View:
         """Return what is known of a release, by default the one being served; NotFound, Unavailable."""
-        if release is None and self.release is None:
-            raise Unavailable(f"no release is served yet: {self.not_ready()}")
+        if release is None:
+            if self.release is None:
+                raise Unavailable(f"no release is served yet: {self.not_ready()}")
+            return self.views.get(self.release)
         served = [held.name for held in self.views.releases]
-        if release is not None and release not in served:
+        if release not in served:
             raise NotFound(f"release {release!r} is not served here; served: {', '.join(served) or 'none'}")
-        return self.views.get(release or str(self.release))
+        return self.views.get(release)
 
     def not_ready(self) -> str:
         """Return why not every part holds the channel's release; empty when all do."""

@@ -1,8 +1,7 @@
-"""HTTP in, calls of the Service protocol, JSON out: the routes under /v1, and one form for every error."""
+"""HTTP in, calls of the Service protocol, JSON out: the application, with what is read of it; queries: `verbs.py`."""
 
 import dataclasses
 import logging
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -10,15 +9,15 @@ import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi import Query as Parameter
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from semrec_ray import __version__
-from semrec_ray.api.schemas import BatchAnswer, BatchBody, ErrorAnswer, QueryBody, SlateAnswer, slate_json
+from semrec_ray.api.schemas import BatchAnswer, BatchBody, ErrorAnswer, QueryBody, SlateAnswer
+from semrec_ray.api.verbs import QueryVerbs
+from semrec_ray.api.wire import INTERNAL, REQUEST_ID, error_json, headers_of, problem, request_id_of
 from semrec_ray.config import LimitsConfig
-from semrec_ray.errors import InvalidRequest, Overloaded, SemrecError
-from semrec_ray.types import Service, Slate
+from semrec_ray.errors import InvalidRequest, SemrecError
+from semrec_ray.types import Service
 
 logger = logging.getLogger(__name__)
 
@@ -37,53 +36,40 @@ def create_app(service: Callable[[], Service], limits: LimitsConfig) -> FastAPI:
         version=__version__,
         description="Semantic recommendations: examples in, an exact, ordered slate out.",
     )
-    app.include_router(_query_routes(service, limits))
+    app.include_router(_query_verbs())
     app.include_router(_read_routes(service))
     app.include_router(_health_routes(service))
     app.add_exception_handler(Exception, _unexpected)
     app.add_exception_handler(SemrecError, _expected)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(BodyLimit, max_body_bytes=limits.max_body_bytes)
+    app.add_middleware(QueryVerbs, service=service, limits=limits)
     return app
 
 
-def _query_routes(service: Callable[[], Service], limits: LimitsConfig) -> APIRouter:
+def _query_verbs() -> APIRouter:
+    """Return what the documentation says of the verbs that `QueryVerbs` answers before they come here."""
     routes = APIRouter(prefix="/v1", tags=["query"], responses=_ERRORS)
 
-    async def answer(request: Request, body: QueryBody) -> Response:
-        slate = await service().query(body.to_query(limits, request_id(request)))
-        return json_response(slate_json(slate), request)
-
     @routes.post("/query", response_model=SlateAnswer)
-    async def query(request: Request, body: QueryBody) -> Response:
+    async def query(body: QueryBody) -> None:
         """Answer any mix of examples (items, users, texts, vectors; negative weights push away)."""
-        return await answer(request, body)
 
     @routes.post("/query/batch", response_model=BatchAnswer)
-    async def query_batch(request: Request, body: BatchBody) -> Response:
+    async def query_batch(body: BatchBody) -> None:
         """Answer several queries with one fan-out; each result or error stands in its place."""
-        if len(body.queries) > limits.max_batch:
-            raise InvalidRequest(f"the batch has {len(body.queries)} queries, at most {limits.max_batch} are allowed")
-        return json_response({"results": await _batch(service(), body, limits, request)}, request)
 
     @routes.get("/search", response_model=SlateAnswer)
-    async def search(request: Request, q: str, k: K = 10, offset: Offset = 0, fields: Fields = None) -> Response:
+    async def search(q: str, k: K = 10, offset: Offset = 0, fields: Fields = None) -> None:
         """Find items by a text in any words."""
-        return await answer(request, _short(text=q, k=k, offset=offset, fields=fields))
 
     @routes.get("/similar/{item_id:path}", response_model=SlateAnswer)
-    async def similar(request: Request, item_id: str, k: K = 10, offset: Offset = 0, fields: Fields = None) -> Response:
+    async def similar(item_id: str, k: K = 10, offset: Offset = 0, fields: Fields = None) -> None:
         """Find items like an item."""
-        examples = [{"item_id": item_id}]
-        return await answer(request, _short(examples=examples, k=k, offset=offset, fields=fields))
 
     @routes.get("/recommend/{user_id:path}", response_model=SlateAnswer)
-    async def recommend(
-        request: Request, user_id: str, k: K = 10, offset: Offset = 0, fields: Fields = None
-    ) -> Response:
+    async def recommend(user_id: str, k: K = 10, offset: Offset = 0, fields: Fields = None) -> None:
         """Recommend to a user what they have not seen; what is popular where nothing is known of them."""
-        return await answer(request, _short(user_id=user_id, k=k, offset=offset, fields=fields))
 
     return routes
 
@@ -147,40 +133,10 @@ def _health_routes(service: Callable[[], Service]) -> APIRouter:
     return routes
 
 
-def _short(*, fields: str | None, **body: Any) -> QueryBody:  # noqa: ANN401 (checked by the model)
-    try:
-        return QueryBody(fields=None if fields is None else [name for name in fields.split(",") if name], **body)
-    except ValidationError as error:
-        raise InvalidRequest(_problem(error.errors()[0])) from error
-
-
-async def _batch(service: Service, body: BatchBody, limits: LimitsConfig, request: Request) -> list[dict[str, Any]]:
-    results: list[dict[str, Any]] = [{}] * len(body.queries)
-    queries = {}
-    for place, one in enumerate(body.queries):
-        try:
-            queries[place] = one.to_query(limits, request_id(request))
-        except SemrecError as error:
-            results[place] = error_json(error.code, error.message, request_id(request))
-    answers = await service.query_batch(list(queries.values()))
-    for place, result in zip(queries, answers, strict=True):
-        results[place] = _result(result, request)
-    return results
-
-
-def _result(result: Slate | Exception, request: Request) -> dict[str, Any]:
-    if isinstance(result, Slate):
-        return slate_json(result)
-    if isinstance(result, SemrecError):
-        return error_json(result.code, result.message, request_id(request))
-    logger.error("a query of a batch failed", exc_info=result)
-    return error_json("internal", "internal error", request_id(request))
-
-
 def request_id(request: Request) -> str:
     """Return the caller's x-request-id, or one made for this request."""
     if not hasattr(request.state, "request_id"):
-        request.state.request_id = request.headers.get("x-request-id", "")[:128] or uuid.uuid4().hex
+        request.state.request_id = request_id_of(request.headers.get(REQUEST_ID))
     name: str = request.state.request_id
     return name
 
@@ -193,33 +149,20 @@ def json_response(
         orjson.dumps(content),
         status_code=status,
         media_type="application/json",
-        headers={"x-request-id": request_id(request)} | dict(headers or {}),
+        headers={REQUEST_ID: request_id(request)} | dict(headers or {}),
     )
-
-
-def error_json(code: str, message: str, request_id: str) -> dict[str, Any]:
-    """Return the one body that every error has."""
-    return {"error": {"code": code, "message": message, "request_id": request_id}}
 
 
 async def _expected(request: Request, error: Exception) -> Response:
     assert isinstance(error, SemrecError)
-    headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, Overloaded) else {}
     body = error_json(error.code, error.message, request_id(request))
-    return json_response(body, request, error.status, headers)
+    return json_response(body, request, error.status, headers_of(error))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    body = error_json(InvalidRequest.code, _problem(error.errors()[0]), request_id(request))
+    body = error_json(InvalidRequest.code, problem(error.errors()[0]), request_id(request))
     return json_response(body, request, InvalidRequest.status)
-
-
-def _problem(error: Mapping[str, Any]) -> str:
-    """Return one of pydantic's errors as a sentence: where, what, and the value in short."""
-    where = ".".join(str(part) for part in error["loc"])
-    given = "" if error["type"] == "missing" else f", not {str(error.get('input'))[:100]!r}"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}{given}"
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -236,26 +179,4 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     logger.error("request %s failed", request_id(request), exc_info=error)
-    return json_response(error_json("internal", "internal error", request_id(request)), request, 500)
-
-
-class BodyLimit:
-    """Refuses a request with 413 as soon as its body is over the limit."""
-
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
-        self.app, self.max_body_bytes = app, max_body_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on the request; count its body's bytes on the way."""
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_body_bytes:
-                # FastAPI lets only this kind of error through from here.
-                raise HTTPException(413, f"the body is over {self.max_body_bytes} bytes: send less at once")
-            return message
-
-        await self.app(scope, counted if scope["type"] == "http" else receive, send)
+    return json_response(error_json(*INTERNAL, request_id(request)), request, 500)
