@@ -8,11 +8,13 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from semrec_ray.config import AppConfig
 from semrec_ray.encode import Encoder, open_encoder
 from semrec_ray.errors import InvalidRequest, SemrecError
+from semrec_ray.search.batcher import Batcher
 from semrec_ray.search.fanout import ShardPort
 from semrec_ray.state.profiles import Profiles, histories
 from semrec_ray.store.buckets import buckets_owned
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
     from semrec_ray.search.shard import ShardRows
 
 T = TypeVar("T")
+
+GATHERED = 256  # queries searched at once, from all routers
+WAITING_MESSAGES = 1024  # to one shard; each router has two on their way at the most
+SEARCH_TIMEOUT_S = 60.0  # of a message: its requests have their own, much shorter deadlines
 
 
 class ProfilesPort(Protocol):
@@ -68,14 +74,30 @@ class EncoderPort(Protocol):
 
 
 class LocalShard(ShardPort):
-    """One shard of the catalog, searched in a thread of this process."""
+    """One shard of the catalog, searched in a thread of this process.
+
+    One search at a time: the messages that come meanwhile, of all routers, are gathered into the next one.
+    """
 
     def __init__(self, name: str, held: Follower["ShardRows"], device: str) -> None:
         self.name, self.held, self._device = name, held, device
+        self._gathered: Batcher[list[ShardQuery], list[Hits | Exception]] = Batcher(
+            self._search_together,
+            name=name,
+            max_batch=GATHERED,
+            max_in_flight=1,
+            max_waiting=WAITING_MESSAGES,
+            weigh=len,
+            max_weight=GATHERED,
+        )
 
     async def search(self, queries: list[ShardQuery]) -> Sequence[Hits | Exception]:
         """Return each query's hits or error, in its place."""
-        return await asyncio.to_thread(self._search, queries)
+        return await self._gathered.submit(queries, asyncio.get_running_loop().time() + SEARCH_TIMEOUT_S)
+
+    async def _search_together(self, messages: list[list[ShardQuery]]) -> list[list[Hits | Exception]]:
+        found = iter(await asyncio.to_thread(self._search, [query for message in messages for query in message]))
+        return [list(islice(found, len(message))) for message in messages]
 
     async def fetch(self, queries: list[FetchQuery]) -> Sequence[dict[str, ItemRow] | Exception]:
         """Return for each query the items that this shard holds."""

@@ -8,6 +8,7 @@ from ray import serve
 from semrec_ray.config import AppConfig
 from semrec_ray.parts import open_local_parts
 from semrec_ray.recommender import Recommender, compose
+from semrec_ray.search.messages import pack_fetches, pack_queries, unpack_hits, unpack_rows
 from semrec_ray.serve.following import Following
 from semrec_ray.telemetry import configure_logging
 
@@ -24,10 +25,10 @@ class HandlePort:
         )
 
     async def search(self, queries: Any) -> Any:  # noqa: ANN401, D102
-        return await self._handle.search.remote(queries)
+        return unpack_hits(await self._handle.search.remote(pack_queries(queries)))
 
     async def fetch(self, queries: Any) -> Any:  # noqa: ANN401, D102
-        return await self._handle.fetch.remote(queries)
+        return unpack_rows(await self._handle.fetch.remote(pack_fetches(queries)))
 
     async def lookup(self, queries: Any) -> Any:  # noqa: ANN401, D102
         return await self._handle.lookup.remote(queries)

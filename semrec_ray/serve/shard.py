@@ -1,12 +1,11 @@
 """One shard of the catalog in a Serve replica: batches of queries in, hits out."""
 
-from collections.abc import Sequence
-
 from semrec_ray.config import AppConfig
 from semrec_ray.parts import open_shard
+from semrec_ray.search.messages import Message, pack_hits, pack_rows, unpack_fetches, unpack_queries
 from semrec_ray.serve.following import Following
 from semrec_ray.telemetry import configure_logging
-from semrec_ray.types import FetchQuery, Hits, ItemRow, PartStatus, ShardQuery
+from semrec_ray.types import PartStatus
 
 
 class ShardReplica(Following):
@@ -17,13 +16,13 @@ class ShardReplica(Following):
         self._shard = open_shard(config, shard, shards=config.shards)
         self._in_background(self._shard.held.follow(config.poll_s))
 
-    async def search(self, queries: list[ShardQuery]) -> Sequence[Hits | Exception]:
+    async def search(self, queries: Message) -> Message:
         """Return each query's hits or error, in its place."""
-        return await self._shard.search(queries)
+        return pack_hits(await self._shard.search(unpack_queries(queries)))
 
-    async def fetch(self, queries: list[FetchQuery]) -> Sequence[dict[str, ItemRow] | Exception]:
+    async def fetch(self, queries: Message) -> Message:
         """Return for each query the items that this shard holds."""
-        return await self._shard.fetch(queries)
+        return pack_rows(await self._shard.fetch(unpack_fetches(queries)))
 
     async def status(self) -> PartStatus:
         """Return what the shard holds."""
