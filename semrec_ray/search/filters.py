@@ -31,24 +31,22 @@ from functools import lru_cache, partial, reduce
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from semrec_ray.search.columns import Column, Columns, Mask, clock, plain
 from semrec_ray.search.filter_parse import (
     check_filter,
     conditions_of,
-    is_list,
     kind_of,
     microseconds,
     value_type,
 )
 from semrec_ray.types import Filter
 
-__all__ = ["FilterMasks", "Mask", "check_filter", "filter_key", "filter_mask"]
+__all__ = ["Columns", "FilterMasks", "Mask", "check_filter", "filter_key", "filter_mask"]
 
-Mask = npt.NDArray[np.bool_]
 Operand = Any  # a value, a list of them or null, as check_filter lets it through
 
 _COMPLEMENTS = {"$ne": "$eq", "$nin": "$in", "$none": "$any"}
@@ -61,18 +59,18 @@ _COMPARE = {
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
-def filter_mask(filter: Filter, table: pa.Table) -> Mask:
-    """Return which rows of the table satisfy a filter that `check_filter` passed, shape (N,)."""
-    mask = np.ones(table.num_rows, dtype=np.bool_)
+def filter_mask(filter: Filter, columns: Columns) -> Mask:
+    """Return which rows of the columns satisfy a filter that `check_filter` passed, shape (N,)."""
+    mask = np.ones(columns.rows, dtype=np.bool_)
     for key, operand in filter.items():
         if key == "$not":
-            mask &= ~filter_mask(operand, table)
+            mask &= ~filter_mask(operand, columns)
         elif key in ("$and", "$or"):
             join, start = (np.logical_and, np.ones_like) if key == "$and" else (np.logical_or, np.zeros_like)
-            mask &= reduce(join, (filter_mask(inner, table) for inner in operand), start(mask))
+            mask &= reduce(join, (filter_mask(inner, columns) for inner in operand), start(mask))
         else:
-            column = table[key]
-            for operator, value in conditions_of(operand, is_list(column.type)):
+            column = columns[key]
+            for operator, value in conditions_of(operand, column.several):
                 mask &= _satisfies(column, operator, value)
     return mask
 
@@ -86,7 +84,7 @@ class FilterMasks:
     """The masks of the filters last used on one table, at most `max_entries`; threads may share it."""
 
     def __init__(self, table: pa.Table, max_entries: int = 64) -> None:
-        self._cached = lru_cache(max_entries)(partial(_mask_of_key, table))
+        self._cached = lru_cache(max_entries)(partial(_mask_of_key, Columns(table)))
 
     def get(self, filter: Filter) -> Mask:
         """Return filter_mask of the table, read-only."""
@@ -96,18 +94,17 @@ class FilterMasks:
         return self._cached.cache_info().currsize
 
 
-def _mask_of_key(table: pa.Table, key: bytes) -> Mask:
-    mask = filter_mask(orjson.loads(key), table)
+def _mask_of_key(columns: Columns, key: bytes) -> Mask:
+    mask = filter_mask(orjson.loads(key), columns)
     mask.flags.writeable = False  # one array for every caller
     return mask
 
 
-def _satisfies(column: pa.ChunkedArray, operator: str, operand: Operand) -> Mask:
+def _satisfies(column: Column, operator: str, operand: Operand) -> Mask:
     if operator in _COMPLEMENTS:
         return ~_satisfies(column, _COMPLEMENTS[operator], operand)
     if operator == "$exists" or operand is None:
-        exists = _as_mask(column.is_valid())
-        return exists if operand else ~exists
+        return column.there if operand else ~column.there
     if operator in _COMPARE:
         return _is_ordered(column, operator, operand)
     if operator == "$all":
@@ -115,8 +112,8 @@ def _satisfies(column: pa.ChunkedArray, operator: str, operand: Operand) -> Mask
     return _equals_any(column, [operand] if operator == "$eq" else operand)
 
 
-def _equals_all(column: pa.ChunkedArray, values: set[Operand]) -> Mask:
-    mask = _as_mask(column.is_valid())
+def _equals_all(column: Column, values: set[Operand]) -> Mask:
+    mask = column.there.copy()
     for value in values:
         if not mask.any():  # so the work is bounded by the longest list, not by the values sent
             break
@@ -124,60 +121,35 @@ def _equals_all(column: pa.ChunkedArray, values: set[Operand]) -> Mask:
     return mask
 
 
-def _equals_any(column: pa.ChunkedArray, values: Iterable[Operand]) -> Mask:
-    if is_list(column.type):
-        # Not list_parent_indices: it counts what lies under a null list, and list_flatten does not.
-        lengths = pc.list_value_length(column).fill_null(0).to_numpy()
-        rows = np.repeat(np.arange(len(column)), lengths)
-        mask = np.zeros(len(column), dtype=np.bool_)
-        mask[rows[_equals_any(pc.list_flatten(column), values)]] = True
-        return mask
-    plain = _plain(column)
-    wanted = _stored(values, value_type(column.type))
-    if pa.types.is_integer(plain.type):
-        limits = np.iinfo(plain.type.to_pandas_dtype())
+def _equals_any(column: Column, values: Iterable[Operand]) -> Mask:
+    wanted, type_ = _stored(values, value_type(column.type)), column.plain.type
+    if pa.types.is_integer(type_):
+        limits = np.iinfo(type_.to_pandas_dtype())
         wanted = [int(v) for v in wanted if limits.min <= v <= limits.max and v == int(v)]
-    return _as_mask(pc.is_in(plain, value_set=pa.array(wanted, plain.type)))
+    return column.equal_to(pa.array(wanted, type_))
 
 
-def _is_ordered(column: pa.ChunkedArray, operator: str, operand: Operand) -> Mask:
+def _is_ordered(column: Column, operator: str, operand: Operand) -> Mask:
     of_numbers, of_strings = _COMPARE[operator]
-    plain = _plain(column)
+    type_ = column.plain.type
     (bound,) = _stored([operand], value_type(column.type))
     if kind_of(column.type) == "string":
-        return _as_mask(of_strings(plain, pa.scalar(bound, plain.type)).fill_null(False))
-    if pa.types.is_integer(plain.type):  # x > 1.5 and x > 1 are the same for integers, x < 1.5 and x < 2 too
+        ordered: Mask = of_strings(column.plain, pa.scalar(bound, type_)).fill_null(False).to_numpy()
+        return ordered
+    if pa.types.is_integer(type_):  # x > 1.5 and x > 1 are the same for integers, x < 1.5 and x < 2 too
         bound = math.floor(bound) if operator in ("$gt", "$lte") else math.ceil(bound)
     # Not Arrow: NumPy also compares with an integer that the column's type cannot hold.
-    mask: Mask = of_numbers(plain.fill_null(0).to_numpy(), bound)
-    return mask & _as_mask(column.is_valid())
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the values as strings, booleans, float64 without -0.0 or integers (times: in their unit)."""
-    type_ = value_type(column.type)
-    kind = kind_of(type_)
-    if kind == "float":
-        return pc.add(column.cast(pa.float64()), 0.0)  # is_in compares bits, and -0.0 + 0.0 is 0.0
-    return column.cast(_clock(type_)).cast(pa.int64()) if kind == "time" else column.cast(type_)
+    mask: Mask = of_numbers(column.numbers, bound)
+    return mask & column.there
 
 
 def _stored(values: Iterable[Operand], type_: pa.DataType) -> list[Operand]:
-    """Return operands as `_plain` has them; those for integers and times exact, so not always whole."""
+    """Return operands as `plain` has them; those for integers and times exact, so not always whole."""
     kind = kind_of(type_)
     if kind == "float":
         floats = pa.array([float(value) for value in values], pa.float64())
-        return list(_plain(floats.cast(type_, safe=False)).to_pylist())
+        return list(plain(floats.cast(type_, safe=False)).to_pylist())
     if kind == "time":
-        per_second = _PER_SECOND[_clock(type_).unit]
+        per_second = _PER_SECOND[clock(type_).unit]
         return [Fraction(microseconds(value) * per_second, 10**6) for value in values]
     return list(values)
-
-
-def _clock(type_: pa.DataType) -> pa.DataType:
-    return type_ if pa.types.is_timestamp(type_) else pa.timestamp("ms")
-
-
-def _as_mask(booleans: pa.ChunkedArray) -> Mask:
-    mask: Mask = booleans.to_numpy()
-    return mask

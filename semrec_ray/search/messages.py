@@ -1,7 +1,7 @@
 """A batch of queries or hits in, one message of arrays and plain tuples out, and back: what crosses to a shard.
 
-Pickled as they are, 64 queries are 64 objects with 64 arrays: three times the work for the router, whose core is the one
-that a sharded service runs out of first.
+Pickled as they are, 64 queries are 64 objects with 64 arrays, three times the work for a router, whose core is what
+a sharded service runs out of first.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from semrec_ray.search.filters import FilterMasks, filter_key, filter_mask
+from semrec_ray.search.filters import Columns, FilterMasks, filter_key, filter_mask
 
 TABLE = pa.table({"year": [1990, 1995, None, 2**63 - 1], "title": ["Éa", "b", "c", None]})
 
@@ -22,7 +22,7 @@ def test_masks_are_those_of_the_filter_and_computed_once() -> None:
     masks = FilterMasks(TABLE)
     filters: list[dict[str, Any]] = [{"year": 2**63 - 1}, {"year": {"$lt": 1990.5}}, {"title": "Éa"}, {}]
     for filter in filters:
-        assert masks.get(filter).tolist() == filter_mask(filter, TABLE).tolist()
+        assert masks.get(filter).tolist() == filter_mask(filter, Columns(TABLE)).tolist()
     again = masks.get({"title": "Éa"})
     assert again is masks.get({"title": "Éa"})
     assert not again.flags.writeable

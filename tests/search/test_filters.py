@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from semrec_ray.search.filters import check_filter, filter_mask
+from semrec_ray.search.filters import Columns, check_filter, filter_mask
 
 BIG = 2**53
 TODAY, TOMORROW = datetime(2020, 1, 1), datetime(2020, 1, 2)
@@ -37,7 +37,7 @@ TABLE = pa.concat_tables([WHOLE[:2], WHOLE[:0], WHOLE[2:]])
 
 def kept(filter: dict[str, Any], table: pa.Table = TABLE) -> str:
     check_filter(filter, table.schema)
-    mask = filter_mask(filter, table)
+    mask = filter_mask(filter, Columns(table))
     assert mask.dtype == np.bool_
     assert mask.shape == (table.num_rows,)
     return "".join(item for item, keep in zip(table["item_id"].to_pylist(), mask, strict=True) if keep)

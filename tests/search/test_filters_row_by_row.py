@@ -9,7 +9,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semrec_ray.search.filters import FilterMasks, check_filter, filter_mask
+from semrec_ray.search.filters import Columns, FilterMasks, check_filter, filter_mask
 
 BIG = 2**53
 WORDS = ["", "a", "A", "ab", "é", "e\u0301", "日本", "😀", "\uffff", "\x00"]
@@ -152,5 +152,5 @@ def test_the_mask_is_that_of_the_filter_applied_row_by_row(
     for filter in filters:
         check_filter(filter, table.schema, max_depth=100)
         expected = [satisfies(row, filter) for row in rows]
-        assert filter_mask(filter, table).tolist() == expected
+        assert filter_mask(filter, Columns(table)).tolist() == expected
         assert masks.get(filter).tolist() == expected
