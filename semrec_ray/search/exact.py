@@ -23,37 +23,6 @@ SCORES_IN_FLIGHT = 2**26  # float32 scores computed at once, 256 MiB
 PRODUCTS_IN_FLIGHT = 2**24  # float64 products re-scored at once, 128 MiB
 
 
-class ExactRows:
-    """N rows on a torch device, ready to be searched; safe to use from several threads."""
-
-    def __init__(self, vectors: Vector, device: str) -> None:
-        """Keep (N, D) finite float32 vectors."""
-        self._vectors = torch.from_numpy(vectors).to(device)
-        self._longest = float(np.linalg.norm(vectors.astype(np.float64), axis=1).max(initial=0.0))
-
-    def take(self, rows: Sequence[int]) -> Vector:
-        """Return the vectors of rows, (B, D)."""
-        return np.asarray(self._vectors[list(rows)].cpu().numpy())
-
-    def top_k(
-        self,
-        queries: Vector,
-        ks: Sequence[int],
-        keeps: Sequence[npt.NDArray[np.bool_] | None],
-        excluded: Sequence[Rows],
-    ) -> list[tuple[Rows, Vector]]:
-        """Return what `top_k` does; `excluded` are B arrays of rows that may not be returned either."""
-        masks = []
-        for keep, without in zip(keeps, excluded, strict=True):
-            mask = keep
-            if len(without):
-                mask = np.ones(len(self._vectors), np.bool_) if keep is None else keep.copy()
-                mask[without] = False
-            masks.append(mask)
-        asked = torch.from_numpy(queries).to(self._vectors.device)
-        return top_k(self._vectors, asked, ks, masks, self._longest)
-
-
 def exact_scores(queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Return the scores (…,) float32 of broadcast queries (…, D) and rows (…, D).
 

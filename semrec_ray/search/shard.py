@@ -15,7 +15,8 @@ import torch
 
 from semrec_ray.config import RankingConfig
 from semrec_ray.errors import SemrecError, StoreError
-from semrec_ray.search.exact import ExactRows, Rows
+from semrec_ray.search.device import ExactRows
+from semrec_ray.search.exact import Rows
 from semrec_ray.search.filters import FilterMasks, Mask
 from semrec_ray.search.pruned import PrunedRows
 from semrec_ray.search.signals import item_signals
