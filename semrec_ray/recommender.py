@@ -79,10 +79,10 @@ class Recommender:
         view = self.serving.view(query.release)
         rules = rules_of(query, self.config.ranking)
         self._check_filters(query, rules, view)
-        fields = view.pick(self._default_fields(view) if query.fields is None else query.fields)
+        fields = view.standard if query.fields is None else view.pick(query.fields)
         deadline = self._deadline(query.timeout_s)
         vector, exclude, compared = await self._understand(query, compared_fields(rules), view, deadline, stages)
-        plan = make_plan(query, rules, self.config.ranking, view.schema.names, compared)
+        plan = make_plan(query, rules, self.config.ranking, view.names, compared)
         fallback = query.fallback or self.config.ranking.fallback
         asked = ShardQuery(
             release=view.release.name,
@@ -203,8 +203,8 @@ class Recommender:
         """Return the fields of items, and the shards that did not answer; the default ones from a cache."""
         if not fields:
             return {}, ()
-        standard = self._default_fields(view)
-        cached = set(fields) <= set(standard)
+        standard = view.standard
+        cached = fields is standard or set(fields) <= set(standard)
         wanted = list(dict.fromkeys(item_ids))
         columns = {item_id: view.items[item_id] for item_id in wanted if cached and item_id in view.items}
         unknown = [item_id for item_id in wanted if item_id not in columns]
@@ -221,9 +221,6 @@ class Recommender:
         for filter in (query.filter, *map(filter_of, rules)):
             if filter:
                 check_filter(filter, view.schema, max_depth=limits.max_filter_depth, max_terms=limits.max_filter_terms)
-
-    def _default_fields(self, view: View) -> tuple[str, ...]:
-        return tuple(name for name in self.config.fields if name in view.schema.names)
 
     def _deadline(self, timeout_s: float | None) -> float:
         limits = self.config.limits

@@ -40,15 +40,17 @@ class View:
     release: Release
     space: Space
     schema: pa.Schema  # of the items table, without what is nobody's field
-    items: LRUCache[str, Columns]  # the default fields of items that were answered lately
+    names: tuple[str, ...]  # of its columns
+    standard: tuple[str, ...]  # the fields that are answered where a query names none
+    items: LRUCache[str, Columns]  # the standard fields of items that were answered lately
 
     def pick(self, fields: Sequence[str]) -> tuple[str, ...]:
         """Return the fields to answer with, `*` spelt out; InvalidRequest names those there are."""
-        known = [name for name in self.schema.names if name != "item_id"]
+        known = [name for name in self.names if name != "item_id"]
         if tuple(fields) == ALL_FIELDS:
             return tuple(known)
         for name in fields:
-            if name not in self.schema.names:
+            if name not in self.names:
                 raise InvalidRequest(f"field {name!r} does not exist: the fields are {', '.join(known)}")
         return tuple(name for name in fields if name != "item_id")
 
@@ -60,7 +62,10 @@ def open_views(config: AppConfig) -> Follower[View]:
     def load(release: Release) -> View:
         schema = store.open(ITEMS_TABLE, release.versions[ITEMS_TABLE]).schema
         fields = pa.schema([field for field in schema if field.name not in INTERNAL])
-        return View(release, read_space(store, release.space), fields, LRUCache(max(1, config.item_cache)))
+        names = tuple(fields.names)
+        standard = tuple(name for name in config.fields if name in names and name != "item_id")
+        items: LRUCache[str, Columns] = LRUCache(max(1, config.item_cache))
+        return View(release, read_space(store, release.space), fields, names, standard, items)
 
     return Follower(store, config.channel, load, release=config.release)
 

@@ -7,12 +7,19 @@ call returns. So a lone request never waits, and under load the batches grow by 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from semrec_ray.errors import DeadlineExceeded, Overloaded
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+
+class _Asked(NamedTuple, Generic[In, Out]):
+    request: In
+    answer: "asyncio.Future[Out]"
+    deadline: float
+    late: asyncio.TimerHandle  # gives up at the deadline
 
 
 class Batcher(Generic[In, Out]):
@@ -33,8 +40,9 @@ class Batcher(Generic[In, Out]):
         self._call, self._name = call, name
         self._weigh, self._max_weight = weigh, max_weight
         self._max_batch, self._max_in_flight, self._max_waiting = max_batch, max_in_flight, max_waiting
-        self._waiting: deque[tuple[In, asyncio.Future[Out], float]] = deque()
+        self._waiting: deque[_Asked[In, Out]] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._woken = False  # to start calls at the end of the loop's present turn
 
     def submit(self, request: In, deadline: float) -> "asyncio.Future[Out]":
         """Return the future of the callee's answer to one request, or of its error.
@@ -47,10 +55,10 @@ class Batcher(Generic[In, Out]):
         if len(self._waiting) >= self._max_waiting:
             answer.set_exception(Overloaded(f"{self._name} has {self._max_waiting} requests waiting: try again later"))
             return answer
-        self._waiting.append((request, answer, deadline))
-        loop.call_soon(self._start)
-        late = loop.call_at(deadline, self._late, answer)
-        answer.add_done_callback(lambda _: late.cancel())
+        self._waiting.append(_Asked(request, answer, deadline, loop.call_at(deadline, self._late, answer)))
+        if not self._woken:
+            self._woken = True
+            loop.call_soon(self._start)
         return answer
 
     def _late(self, answer: "asyncio.Future[Out]") -> None:
@@ -59,22 +67,25 @@ class Batcher(Generic[In, Out]):
 
     def _start(self) -> None:
         """Start calls while there are both waiting requests and free places in flight."""
+        self._woken = False
         while self._waiting and len(self._in_flight) < self._max_in_flight:
             if batch := self._next_batch():
                 task = asyncio.ensure_future(self._run(batch))
                 self._in_flight.add(task)
                 task.add_done_callback(self._finished)
 
-    def _next_batch(self) -> list[tuple[In, asyncio.Future[Out], float]]:
-        batch: list[tuple[In, asyncio.Future[Out], float]] = []
+    def _next_batch(self) -> list["_Asked[In, Out]"]:
+        batch: list[_Asked[In, Out]] = []
         weight = 0
         while self._waiting and len(batch) < self._max_batch:
-            request, answer, _ = self._waiting[0]
-            if not answer.done():  # else its caller has gone
-                weight += self._weigh(request)
+            asked = self._waiting[0]
+            if asked.answer.done():  # its caller has gone
+                asked.late.cancel()
+            else:
+                weight += self._weigh(asked.request)
                 if batch and weight > self._max_weight:
                     break
-                batch.append(self._waiting[0])
+                batch.append(asked)
             self._waiting.popleft()
         return batch
 
@@ -82,20 +93,21 @@ class Batcher(Generic[In, Out]):
         self._in_flight.discard(task)
         self._start()
 
-    async def _run(self, batch: list[tuple[In, asyncio.Future[Out], float]]) -> None:
+    async def _run(self, batch: list["_Asked[In, Out]"]) -> None:
         try:
-            async with asyncio.timeout_at(max(deadline for _, _, deadline in batch)):
-                answers = await self._call([request for request, _, _ in batch])
+            async with asyncio.timeout_at(max(asked.deadline for asked in batch)):
+                answers = await self._call([asked.request for asked in batch])
             if len(answers) != len(batch):
                 raise RuntimeError(f"{self._name} gave {len(answers)} answers to {len(batch)} requests")
         except TimeoutError:
             answers = [DeadlineExceeded(f"{self._name} did not answer in time")] * len(batch)
         except Exception as error:  # the fan-out's edge: one callee's failure is its requests' answer
             answers = [error] * len(batch)
-        for (_, future, _), answer in zip(batch, answers, strict=True):
-            if future.done():
+        for asked, answer in zip(batch, answers, strict=True):
+            asked.late.cancel()
+            if asked.answer.done():
                 continue
             if isinstance(answer, Exception):
-                future.set_exception(answer)
+                asked.answer.set_exception(answer)
             else:
-                future.set_result(answer)
+                asked.answer.set_result(answer)
