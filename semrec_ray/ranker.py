@@ -39,11 +39,14 @@ class Ranker:
 
     async def _candidates(self, asked: ShardQuery, plan: Plan, deadline: float) -> tuple[Found, int]:
         """Return the candidates and how many of them are ranked anew: the best, and what rules cannot do without."""
+        if plan.ranking.plain:
+            found = await self.fanout.search(asked, total_rows=self.total_rows, deadline=deadline)
+            return found, len(found.item_ids)
         queries = [asked, *(replace(asked, filter=filter, k=rows) for filter, rows in plan.further)]
         main, *further = await asyncio.gather(
             *(self.fanout.search(query, total_rows=self.total_rows, deadline=deadline) for query in queries)
         )
-        return (main, len(main.item_ids)) if plan.ranking.plain else pooled(main, further, plan.searched)
+        return pooled(main, further, plan.searched)
 
     async def _vectors(
         self, release: str, item_ids: Sequence[str], plan: Plan, deadline: float

@@ -169,8 +169,8 @@ class Recommender:
             waiting: list[asyncio.Future[Any]] = [*asked_users, *asked_texts]
             try:
                 rows = await self._rows(view, item_ids, deadline, fields) if item_ids else {}
-                profiles = dict(zip(users, await asyncio.gather(*asked_users), strict=True))
-                embeddings = dict(zip(texts, await asyncio.gather(*asked_texts), strict=True))
+                profiles = dict(zip(users, await asyncio.gather(*asked_users), strict=True)) if users else {}
+                embeddings = dict(zip(texts, await asyncio.gather(*asked_texts), strict=True)) if texts else {}
             finally:
                 for asked in waiting:
                     asked.cancel()  # of what came to nothing: who fails or hangs up leaves the queues
@@ -208,6 +208,8 @@ class Recommender:
         wanted = list(dict.fromkeys(item_ids))
         columns = {item_id: view.items[item_id] for item_id in wanted if cached and item_id in view.items}
         unknown = [item_id for item_id in wanted if item_id not in columns]
+        if not unknown:
+            return columns, ()
         rows, missing = await self.fanout.fetch(
             view.release.name, unknown, deadline=deadline, fields=standard if cached else fields
         )

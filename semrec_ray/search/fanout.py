@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from semrec_ray.config import BatchConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, Overloaded
@@ -14,6 +14,8 @@ from semrec_ray.store.buckets import bucket_of, owners
 from semrec_ray.types import FetchQuery, Found, Hits, ItemRow, PartStatus, ShardQuery
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Serve's gRPC handles carry 4 MiB a message: these keep far from it, whatever callers send.
 MESSAGE_BYTES = 2**20  # of queries with their exclusions
@@ -57,11 +59,11 @@ class Fanout:
         A query that a shard refuses (InvalidRequest), and one that no shard could take or answer, is an error.
         """
         excluded = self._by_owner(query.exclude)
-        asked = (
-            batcher.submit(replace(query, exclude=tuple(excluded.get(shard, ()))), deadline)
+        asked = [
+            batcher.submit(replace(query, exclude=tuple(excluded.get(shard, ()))) if excluded else query, deadline)
             for shard, batcher in enumerate(self._search)
-        )
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+        ]
+        answers = await _settled(asked)
         hits = [answer for answer in answers if isinstance(answer, Hits)]
         missing = self._missing(answers)
         if not hits:
@@ -86,8 +88,8 @@ class Fanout:
             for shard, ids in self._by_owner(item_ids).items()
             for start in range(0, len(ids), FETCH_ITEMS)
         ]
-        asked = (self._fetch[shard].submit(FetchQuery(release, ids, fields, vectors), deadline) for shard, ids in parts)
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+        asked = [self._fetch[shard].submit(FetchQuery(release, ids, fields, vectors), deadline) for shard, ids in parts]
+        answers = await _settled(asked)
         rows: dict[str, ItemRow] = {}
         missing: dict[str, None] = {}
         for (shard, _), answer in zip(parts, answers, strict=True):
@@ -100,7 +102,7 @@ class Fanout:
 
     def _by_owner(self, item_ids: Iterable[str]) -> dict[int, list[str]]:
         if len(self.shards) == 1:
-            return {0: list(item_ids)}
+            return {0: ids} if (ids := list(item_ids)) else {}
         owned: dict[int, list[str]] = {}
         for item_id in item_ids:
             owned.setdefault(self._owners[bucket_of(item_id)], []).append(item_id)
@@ -115,6 +117,16 @@ class Fanout:
                 logger.warning("%s did not search: %r", shard.name, answer)
                 missing.append(shard.name)
         return missing
+
+
+async def _settled(asked: Sequence["asyncio.Future[T]"]) -> Sequence[T | BaseException]:
+    """Return the answers or errors of futures, in their order."""
+    if len(asked) != 1:
+        return await asyncio.gather(*asked, return_exceptions=True)
+    try:  # gather costs as much as the rest of the fan-out to one shard
+        return [await asked[0]]
+    except Exception as error:
+        return [error]
 
 
 def query_bytes(query: ShardQuery) -> int:
