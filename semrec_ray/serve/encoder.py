@@ -12,10 +12,10 @@ from semrec_ray.types import PartStatus, Vector
 class EncoderReplica(Following):
     """Holds the model of each release."""
 
-    def __init__(self, config: AppConfig) -> None:
+    async def __init__(self, config: AppConfig) -> None:
         configure_logging(config.log_level)
         self._encoder = open_text_encoders(config)
-        self._in_background(self._encoder.held.follow(config.poll_s))
+        await self._follow(config.poll_s, self._encoder.held)
 
     async def encode(self, requests: list[tuple[str, str]]) -> Sequence[Vector | Exception]:
         """Return for each (release, text) the embedding by the release's model, or an error."""

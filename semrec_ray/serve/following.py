@@ -4,11 +4,19 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from semrec_ray.store.follower import Follower
+
 
 class Following:
     """Keeps background loops going; Serve restarts the replica only if one of them has died."""
 
     _tasks: tuple[asyncio.Task[None], ...] = ()
+
+    async def _follow(self, poll_s: float, *held: Follower[Any]) -> None:
+        """Load what the channel points at, then follow it: Serve sends requests only to a replica that holds it."""
+        for one in held:
+            await asyncio.to_thread(one.refresh)
+        self._in_background(*(one.follow(poll_s) for one in held))
 
     def _in_background(self, *loops: Coroutine[Any, Any, None]) -> None:
         """Start loops that run as long as the replica does."""

@@ -12,10 +12,10 @@ from semrec_ray.types import PartStatus, Profile, ProfileQuery
 class ProfilesReplica(Following):
     """Holds the profiles of all users, release by release."""
 
-    def __init__(self, config: AppConfig) -> None:
+    async def __init__(self, config: AppConfig) -> None:
         configure_logging(config.log_level)
         self._profiles = open_profiles(config)
-        self._in_background(self._profiles.held.follow(config.poll_s))
+        await self._follow(config.poll_s, self._profiles.held)
 
     async def lookup(self, queries: list[ProfileQuery]) -> Sequence[Profile | Exception | None]:
         """Return each query's profile, None where the user is unknown, or an error, in its place."""

@@ -43,15 +43,16 @@ class HandlePort:
 class Router(Following):
     """One replica of the ingress; `shards` empty means the inline topology."""
 
-    def __init__(self, config: AppConfig, shards: list[Any], profiles: Any, encoder: Any) -> None:  # noqa: ANN401
+    async def __init__(self, config: AppConfig, shards: list[Any], profiles: Any, encoder: Any) -> None:  # noqa: ANN401
         configure_logging(config.log_level)
         if config.topology == "inline":
             shard, held_profiles, held_encoder = open_local_parts(config)
-            self._in_background(*(part.held.follow(config.poll_s) for part in (shard, held_profiles, held_encoder)))
+            await self._follow(config.poll_s, shard.held, held_profiles.held, held_encoder.held)
             self.service = compose(config, [shard], held_profiles, held_encoder)
         else:
             ports = [HandlePort(f"shard-{i}", handle) for i, handle in enumerate(shards)]
             self.service = compose(config, ports, HandlePort("profiles", profiles), HandlePort("encoder", encoder))
+        await self.service.serving.refresh()
         self._in_background(self._look_around(config.poll_s))
 
     async def _look_around(self, poll_s: float) -> None:

@@ -11,10 +11,10 @@ from semrec_ray.types import PartStatus
 class ShardReplica(Following):
     """Holds the rows of the buckets that shard number `shard` owns, release by release."""
 
-    def __init__(self, config: AppConfig, shard: int) -> None:
+    async def __init__(self, config: AppConfig, shard: int) -> None:
         configure_logging(config.log_level)
         self._shard = open_shard(config, shard, shards=config.shards)
-        self._in_background(self._shard.held.follow(config.poll_s))
+        await self._follow(config.poll_s, self._shard.held)
 
     async def search(self, queries: Message) -> Message:
         """Return each query's hits or error, in its place."""

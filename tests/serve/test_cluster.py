@@ -215,6 +215,36 @@ def replica_pid(served: Served, app: str, name: str) -> int:
     return pid
 
 
+def test_behind_a_shard_that_hangs_no_request_waits_longer_than_its_own_time(served, http, truth):
+    """Half of the requests give up after 0.4 s, half after 3 s; all wait in the same queue for the same shard."""
+    held = {shard["name"]: shard["rows"] for shard in http.get("/sharded/v1/status").json()["shards"]}
+    times = [0.4, 3.0] * 40
+
+    async def ask(client: httpx.AsyncClient, time_s: float) -> tuple[float, httpx.Response]:
+        began = asyncio.get_running_loop().time()
+        body = {"vector": truth.vectors[0].tolist(), "k": K, "timeout_s": time_s, "fields": []}
+        response = await client.post("/sharded/v1/query", json=body)
+        return asyncio.get_running_loop().time() - began, response
+
+    async def scenario():
+        limits = httpx.Limits(max_connections=len(times))
+        async with httpx.AsyncClient(base_url=served.http, timeout=30, limits=limits) as client:
+            return await asyncio.gather(*(ask(client, time_s) for time_s in times))
+
+    pid = replica_pid(served, "sharded", "shard-1")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        answered = asyncio.run(scenario())
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for time_s, (took, response) in zip(times, answered, strict=True):
+        assert response.status_code == 200
+        assert response.json()["missing"] == ["shard-1"]
+        assert response.json()["coverage"] == held["shard-0"] / 9066
+        assert took < 2.0 or time_s == 3.0
+    wait_until(lambda: http.get("/sharded/readyz").status_code == 200, 20, "the shard did not come back")
+
+
 def test_a_killed_shard_makes_partial_answers_and_comes_back_by_itself(served, http, truth):
     held = {shard["name"]: shard["rows"] for shard in http.get("/sharded/v1/status").json()["shards"]}
     body = {"vector": truth.vectors[0].tolist(), "k": K, "timeout_s": 1.5}

@@ -1,0 +1,64 @@
+"""The fast profile as the README has it: fast.env before Ray, production.yaml, requests through HAProxy."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+import yaml
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+from semrec_ray.api.schemas import slate_json
+from semrec_ray.cluster import HeadNode, answers, free_port, running, wait_until
+from semrec_ray.config import AppConfig
+from semrec_ray.recommender import Recommender
+from semrec_ray.types import Example, Query
+
+ROOT = Path(__file__).parents[2]
+
+
+def fast_environment() -> dict[str, str]:
+    lines = (ROOT / "serve_configs" / "fast.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="semrec-", dir="/tmp"))  # short: Ray puts sockets in it
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+async def here(store: str) -> list[list[dict[str, Any]]]:
+    recommender = await Recommender.open(AppConfig(auth={"mode": "none"}, store=store))
+    slates = await recommender.query_batch([Query((Example(item_id=f"i{i:03d}"),)) for i in range(20)])
+    return [slate_json(slate)["items"] for slate in slates]
+
+
+def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, monkeypatch):
+    port, ports = free_port(), ("METRICS_PORT", "STATS_PORT")
+    environment = {"RAY_AUTH_MODE": "disabled", "HOME": str(folder), "SEMREC_STORE": live_store.uri}
+    environment |= {f"RAY_SERVE_HAPROXY_{name}": str(free_port()) for name in ports}  # others may run here
+    config = yaml.safe_load((ROOT / "serve_configs" / "production.yaml").read_text())
+    config["http_options"]["port"] = port
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    node = HeadNode(
+        free_port(), ROOT, folder / "head.log", environment | fast_environment(), temp_dir=str(folder / "ray")
+    )
+    with running(node):
+        ServeSubmissionClient(node.dashboard).deploy_applications(config)
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(f"{url}/readyz"), 120, f"it does not become ready, see {node.log}")
+        over_http = [httpx.get(f"{url}/v1/similar/i{i:03d}").json()["items"] for i in range(20)]
+        batch = {"queries": [{"examples": [{"item_id": f"i{i:03d}"}]} for i in range(20)]}
+        together = httpx.post(f"{url}/v1/query/batch", json=batch).json()["results"]
+        counted = httpx.get(f"http://127.0.0.1:{environment['RAY_SERVE_HAPROXY_METRICS_PORT']}/metrics").text
+    assert "haproxy_frontend_http_requests_total" in counted
+    assert over_http == orjson.loads(orjson.dumps(asyncio.run(here(live_store.uri))))
+    assert [result["items"] for result in together] == over_http
