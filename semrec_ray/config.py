@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from semrec_ray.errors import ConfigError
 from semrec_ray.rules import MAX_RULES, AnyRule
@@ -127,6 +127,14 @@ class SpaceConfig(Section):
     kappa_half_events: float = Field(3.0, gt=0)  # after so many events half of that is left
 
 
+class HnswConfig(Section):
+    """The graph of `index: hnsw` (search/hnsw.py); FAISS's names."""
+
+    m: int = Field(16, ge=2, le=256)  # neighbours of a row, twice as many in the lowest layer
+    ef_construction: int = Field(200, ge=1, le=10_000)  # rows that are gathered to choose a row's neighbours from
+    ef_search: int = Field(100, ge=1, le=10_000)  # rows that are gathered for a query
+
+
 class Settings(Section):
     """What `tune` writes into a file, and `train` and `publish` take from it."""
 
@@ -147,7 +155,8 @@ class AppConfig(Section):
     num_gpus: float = Field(0.0, ge=0)  # per shard; 0 means CPU
     num_cpus: float = Field(0.2, ge=0)  # per deployment replica, for Ray's placement only
     precision: Literal["float32"] = "float32"
-    index: Literal["exact"] = "exact"
+    index: Literal["exact", "hnsw"] = "exact"  # hnsw: for CPU shards of more than a few hundred thousand rows
+    hnsw: HnswConfig = HnswConfig()
     model: str | None = None  # None: the model that made the release's space
     fields: tuple[str, ...] = ("title", "year", "categories")  # returned when a query names none
     min_coverage: float = Field(0.0, ge=0, le=1)
@@ -158,6 +167,15 @@ class AppConfig(Section):
     ranking: RankingConfig = RankingConfig()
     batch: BatchConfig = BatchConfig()
     limits: LimitsConfig = LimitsConfig()
+
+    @model_validator(mode="after")
+    def _hnsw_is_for_cpus(self) -> "AppConfig":
+        if self.index == "hnsw" and self.num_gpus > 0:
+            raise ConfigError(
+                f"index is hnsw and num_gpus is {self.num_gpus}: a GPU searches exactly, so set index to exact, "
+                f"or num_gpus to 0"
+            )
+        return self
 
     def resolved(self) -> "AppConfig":
         """Return the same settings with the store named absolutely."""

@@ -198,12 +198,16 @@ class LocalEncoder(EncoderPort):
 def open_shard(config: AppConfig, shard: int, *, shards: int) -> LocalShard:
     """Return shard number `shard` of `shards`; it holds nothing before its first refresh."""
     store, buckets = Store(config.store), buckets_owned(shard, shards)
-    from semrec_ray.search.shard import choose_device, load_shard  # only shards pay for torch: 2 s and 200 MB
+    from semrec_ray.search.hnsw import HnswShard, load_faiss  # only shards pay for torch: 2 s and 200 MB
+    from semrec_ray.search.shard import choose_device, load_shard
 
-    device = choose_device(config.num_gpus)
+    device, indexed = choose_device(config.num_gpus), None
+    if config.index == "hnsw":
+        load_faiss()  # what is not installed is better known now than at every release
+        indexed = HnswShard(store, config.hnsw, shard, shards)
 
     def load(release: Release) -> "ShardRows":
-        return load_shard(store, release, buckets, device, config.ranking)
+        return load_shard(store, release, buckets, device, config.ranking, indexed)
 
     return LocalShard(f"shard-{shard}", Follower(store, config.channel, load, release=config.release), device)
 

@@ -34,6 +34,13 @@ def test_local_runs_without_gpus_and_gpu_pins_one_per_shard():
     assert configs["gpu.yaml"].shards > 1
 
 
+def test_a_graph_for_gpus_is_refused():
+    assert AppConfig(auth=AUTH, index="hnsw").hnsw.model_dump() == {"m": 16, "ef_construction": 200, "ef_search": 100}
+    assert AppConfig(auth=AUTH, num_gpus=1).index == "exact"
+    with pytest.raises(ConfigError, match=r"num_gpus is 1.0: .* set index to exact, or num_gpus to 0"):
+        AppConfig(auth=AUTH, index="hnsw", num_gpus=1)
+
+
 def test_a_misspelt_setting_is_an_error():
     with pytest.raises(ValidationError, match="shard_count"):
         AppConfig(auth=AUTH, shard_count=3)

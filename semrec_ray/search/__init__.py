@@ -3,6 +3,7 @@
     fanout = Fanout([shard_0, shard_1], BatchConfig())
     found = await fanout.search(ShardQuery("r1", vector, k=10), total_rows=9066, deadline=loop.time() + 1)
 
-`exact.py` defines what is right; `shard.py` applies it to one shard's rows; `batcher.py` and `fanout.py` carry
-queries there; `merge.py` puts the shards' answers together.
+`exact.py` defines what is right; `pruned.py` gives that faster on a CPU, `device.py` on a GPU, `hnsw.py` nearly that
+on a large CPU shard; `shard.py` applies one of them to one shard's rows; `batcher.py` and `fanout.py` carry queries
+there; `merge.py` puts the shards' answers together.
 """

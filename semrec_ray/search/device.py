@@ -43,6 +43,10 @@ class ExactRows:
         """Return the vectors of rows, (B, D)."""
         return np.asarray(self._vectors[list(rows)].cpu().numpy())
 
+    def proves(self, k: int, keep: Keep | None, excluded: Rows) -> bool:
+        """Return True: every answer is proven."""
+        return True
+
     def top_k(
         self, queries: Vector, ks: Sequence[int], keeps: Sequence[Keep | None], excluded: Sequence[Rows]
     ) -> list[tuple[Rows, Vector]]:

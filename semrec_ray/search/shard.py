@@ -32,7 +32,7 @@ FALLBACKS = ("popularity", "trending")  # the signals that may rank where there 
 
 
 class Searcher(Protocol):
-    """Rows that can be searched: `exact.py` says what is right, and every searcher gives it to the bit."""
+    """Rows that can be searched: `exact.py` says what is right, and what a searcher `proves` is that to the bit."""
 
     def top_k(
         self, queries: Vector, ks: Sequence[int], keeps: Sequence[Mask | None], excluded: Sequence[Rows]
@@ -44,18 +44,27 @@ class Searcher(Protocol):
         """Return the vectors of rows, (B, D)."""
         ...
 
+    def proves(self, k: int, keep: Mask | None, excluded: Rows) -> bool:
+        """Return whether what `top_k` gives for such a query is provably the best there is."""
+        ...
+
+
+class Indexed(Protocol):
+    """How a shard searches its rows, where it keeps an index of them."""
+
+    def rows(self, release: Release, item_ids: Sequence[str], vectors: Vector) -> Searcher:
+        """Return the rows (N, D) of a release, ready to be searched."""
+        ...
+
 
 class ShardRows:
     """The rows of one release that one shard holds, ready to be searched; safe to use from several threads."""
 
-    def __init__(
-        self, release: str, table: pa.Table, vectors: Vector, signals: Mapping[str, Vector], device: str
-    ) -> None:
-        """Keep N rows: `table` ascending by item_id, `vectors` (N, D), `signals` (N,) each."""
-        self.release, self.table, self.signals = release, table, signals
+    def __init__(self, release: str, table: pa.Table, rows: Searcher, signals: Mapping[str, Vector]) -> None:
+        """Keep N rows: `table` ascending by item_id, `rows` of their vectors (N, D), `signals` (N,) each."""
+        self.release, self.table, self.rows, self.signals = release, table, rows, signals
         self.item_ids: list[str] = table["item_id"].to_pylist()
         self.row_of = {item_id: row for row, item_id in enumerate(self.item_ids)}
-        self.rows: Searcher = PrunedRows.of(vectors) if device == "cpu" else ExactRows(vectors, device)
         self.order = {name: np.argsort(-signals[name], kind="stable") for name in FALLBACKS if name in signals}
         self.masks = FilterMasks(table)
 
@@ -77,7 +86,8 @@ class ShardRows:
         if near:
             places, vectors, ks, keeps, without = zip(*near, strict=True)
             found = self.rows.top_k(np.stack(vectors), ks, keeps, without)
-            answers |= {place: self._hits(*best, queries[place]) for place, best in zip(places, found, strict=True)}
+            for place, best, k, keep, excluded in zip(places, found, ks, keeps, without, strict=True):
+                answers[place] = self._hits(*best, queries[place], exact=self.rows.proves(k, keep, excluded))
         return [answers[place] for place in range(len(queries))]
 
     def fetch(self, query: FetchQuery) -> dict[str, ItemRow]:
@@ -103,9 +113,9 @@ class ShardRows:
         rows = order[allowed[order]][: query.k]
         return self._hits(rows, self.signals[query.by][rows], query)
 
-    def _hits(self, rows: npt.NDArray[np.int64], scores: Vector, query: ShardQuery) -> Hits:
+    def _hits(self, rows: Rows, scores: Vector, query: ShardQuery, *, exact: bool = True) -> Hits:
         item_ids = tuple(self.item_ids[row] for row in rows)
-        return Hits(self.release, len(self.item_ids), item_ids, scores, details=self._details(rows, query))
+        return Hits(self.release, len(self.item_ids), item_ids, scores, exact, self._details(rows, query))
 
     def _details(self, rows: npt.NDArray[np.int64], query: ShardQuery) -> Details:
         if not (query.signals or query.marks or query.fields):
@@ -130,10 +140,16 @@ def choose_device(num_gpus: float) -> str:
     return "cpu"
 
 
-def load_shard(
-    store: Store, release: Release, buckets: Sequence[int], device: str, ranking: RankingConfig | None = None
-) -> ShardRows:
-    """Read the rows of these buckets from the table versions of a release; StoreError where they disagree."""
+def open_rows(vectors: Vector, device: str) -> Searcher:
+    """Return the rows of (N, D) vectors on a device, ready to be searched exactly."""
+    return PrunedRows.of(vectors) if device == "cpu" else ExactRows(vectors, device)
+
+
+def read_rows(store: Store, release: Release, buckets: Sequence[int]) -> tuple[pa.Table, Vector]:
+    """Return the items of these buckets, ascending by item_id, and their vectors (N, D), of a release's versions.
+
+    StoreError where the tables disagree.
+    """
     items = read_items(store, release.versions["items"], buckets=buckets)
     table = vectors_table(release.space)
     found = read_vectors(store, release.space, release.versions[table], buckets=buckets)
@@ -145,10 +161,24 @@ def load_shard(
             f"embed and publish again"
         )
     vectors = as_matrix(found["vector"])[places.to_numpy()]
-    columns = items.drop_columns([name for name in INTERNAL if name in items.column_names])
+    return items.drop_columns([name for name in INTERNAL if name in items.column_names]), vectors
+
+
+def load_shard(
+    store: Store,
+    release: Release,
+    buckets: Sequence[int],
+    device: str,
+    ranking: RankingConfig | None = None,
+    indexed: Indexed | None = None,
+) -> ShardRows:
+    """Read the rows of these buckets from the table versions of a release; StoreError where they disagree."""
+    columns, vectors = read_rows(store, release, buckets)
     own = item_signals(columns, ranking or RankingConfig(), release.created)
-    signals = _counted(store, release, items["item_id"]) | own
-    rows = ShardRows(release.name, columns, vectors, signals, device)
+    signals = _counted(store, release, columns["item_id"]) | own
+    item_ids = columns["item_id"].to_pylist()
+    searcher = indexed.rows(release, item_ids, vectors) if indexed else open_rows(vectors, device)
+    rows = ShardRows(release.name, columns, searcher, signals)
     logger.info("loaded %d x %d rows of release %s on %s", *vectors.shape, release.name, device)
     return rows
 

@@ -5,6 +5,8 @@ On disk, `<store>/<table>.lance`, each a Lance dataset that any Lance reader ope
 `popularity`, `releases`, `channels`. (`changes`, the log of live writes, comes with the writer; a release's `seq` is
 its place in it.)
 
+Beside them, `indexes/<space>/` holds files: what shards search with, built of a release's rows (`indexes.py`).
+
     store = Store("/data/movies")
     release = read_release(store, read_channel(store, "live").release)
     read_items(store, release.versions["items"])

@@ -4,6 +4,7 @@ import pytest
 
 from semrec_ray.errors import SemrecError, StoreError
 from semrec_ray.publishing import publish
+from semrec_ray.search.pruned import PrunedRows
 from semrec_ray.search.shard import ShardRows, choose_device, load_shard
 from semrec_ray.store.buckets import buckets_owned
 from semrec_ray.store.releases import read_channel, read_release
@@ -19,7 +20,7 @@ def shard(rng) -> ShardRows:
     vectors = rng.normal(size=(n, 6)).astype(np.float32)
     vectors[50:60] = vectors[50]  # planted duplicates
     popularity = np.array([int(i) % 7 for i in ids], np.float32)
-    return ShardRows("r", table, vectors, {"popularity": popularity}, "cpu")
+    return ShardRows("r", table, PrunedRows.of(vectors), {"popularity": popularity})
 
 
 def expected(shard: ShardRows, query: ShardQuery, years: range = range(0, 10_000)) -> list[str]:
