@@ -11,11 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from semrec_ray import bulk, pipeline, publishing, training
+from semrec_ray import bulk, indexing, pipeline, publishing, training
 from semrec_ray.config import (
     DEFAULT_MODEL,
     AppConfig,
     AuthConfig,
+    HnswConfig,
     SpaceConfig,
     absolute,
     read_settings,
@@ -42,7 +43,7 @@ app = typer.Typer(
     help="A semantic recommender on Ray. Start with `semrec demo`; then import, embed, publish your own catalog.",
 )
 console = Console()
-SPACE = SpaceConfig()  # the defaults
+SPACE, HNSW = SpaceConfig(), HnswConfig()  # the defaults
 
 StoreOption = Annotated[
     str | None, typer.Option("--store", help="store URI (default: $SEMREC_STORE, else .semrec/store)")
@@ -122,6 +123,22 @@ def publish(
     found, make = read_settings(settings), publish_gated if gate else publishing.publish
     target = Store(resolve_store(store))
     _print(make(target, channel=channel, space=space, profiles=found.profiles, progress=_progress))
+
+
+@app.command()
+def index(
+    shards: Annotated[int, typer.Option(help="as many as serve it; 1 for topology inline", min=1, max=1024)] = 2,
+    channel: ChannelOption = "live",
+    release: Annotated[str | None, typer.Option(help="(default: the channel's)")] = None,
+    m: Annotated[int, typer.Option(help="neighbours of a row: hnsw.m of the config", min=2, max=256)] = HNSW.m,
+    ef_construction: Annotated[
+        int, typer.Option(help="hnsw.ef_construction of the config", min=1, max=10_000)
+    ] = HNSW.ef_construction,
+    store: StoreOption = None,
+) -> None:
+    """Build and save the graphs that shards with `index: hnsw` search, where they are not saved yet."""
+    target, config = Store(resolve_store(store)), HnswConfig(m=m, ef_construction=ef_construction)
+    _print(indexing.build_indexes(target, config, shards=shards, channel=channel, release=release, progress=_progress))
 
 
 @app.command()

@@ -16,7 +16,7 @@ LAYERS = [
     {"search", "rank"},
     {"plan"},
     {"parts", "serving", "examples", "ranker"},
-    {"recommender", "pipeline", "publishing", "training", "api"},
+    {"recommender", "pipeline", "publishing", "indexing", "training", "api"},
     {"cluster", "evaluate", "bulk"},
     {"demo"},
     {"serve", "cli"},
