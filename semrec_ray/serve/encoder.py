@@ -12,7 +12,7 @@ from semrec_ray.types import PartStatus, Vector
 class EncoderReplica(Following):
     """Holds the model of each release."""
 
-    async def __init__(self, config: AppConfig) -> None:
+    async def __init__(self, config: AppConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging(config.log_level)
         self._encoder = open_text_encoders(config)
         await self._follow(config.poll_s, self._encoder.held)

@@ -12,7 +12,7 @@ from semrec_ray.types import PartStatus, Profile, ProfileQuery
 class ProfilesReplica(Following):
     """Holds the profiles of all users, release by release."""
 
-    async def __init__(self, config: AppConfig) -> None:
+    async def __init__(self, config: AppConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging(config.log_level)
         self._profiles = open_profiles(config)
         await self._follow(config.poll_s, self._profiles.held)

@@ -43,7 +43,13 @@ class HandlePort:
 class Router(Following):
     """One replica of the ingress; `shards` empty means the inline topology."""
 
-    async def __init__(self, config: AppConfig, shards: list[Any], profiles: Any, encoder: Any) -> None:  # noqa: ANN401
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self,
+        config: AppConfig,
+        shards: list[Any],
+        profiles: Any,  # noqa: ANN401
+        encoder: Any,  # noqa: ANN401
+    ) -> None:
         configure_logging(config.log_level)
         if config.topology == "inline":
             shard, held_profiles, held_encoder = open_local_parts(config)

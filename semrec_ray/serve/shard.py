@@ -11,7 +11,7 @@ from semrec_ray.types import PartStatus
 class ShardReplica(Following):
     """Holds the rows of the buckets that shard number `shard` owns, release by release."""
 
-    async def __init__(self, config: AppConfig, shard: int) -> None:
+    async def __init__(self, config: AppConfig, shard: int) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging(config.log_level)
         self._shard = open_shard(config, shard, shards=config.shards)
         await self._follow(config.poll_s, self._shard.held)

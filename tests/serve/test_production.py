@@ -1,6 +1,7 @@
 """The fast profile as the README has it: fast.env before Ray, production.yaml, requests through HAProxy."""
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -43,7 +44,10 @@ async def here(store: str) -> list[list[dict[str, Any]]]:
 def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, monkeypatch):
     port, ports = free_port(), ("METRICS_PORT", "STATS_PORT")
     environment = {"RAY_AUTH_MODE": "disabled", "HOME": str(folder), "SEMREC_STORE": live_store.uri}
-    environment |= {f"RAY_SERVE_HAPROXY_{name}": str(free_port()) for name in ports}  # others may run here
+    environment |= {f"RAY_SERVE_HAPROXY_{name}": str(free_port()) for name in ports}  # others may run here:
+    first = 30_000 + os.getpid() % 1000 * 10  # two clusters that share these ports share each other's requests
+    environment |= {"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first)}
+    environment |= {"RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 9)}
     config = yaml.safe_load((ROOT / "serve_configs" / "production.yaml").read_text())
     config["http_options"]["port"] = port
     monkeypatch.setenv("HOME", str(folder))
