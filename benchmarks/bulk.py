@@ -22,7 +22,7 @@ import torch
 import typer
 
 from benchmarks.measure import keep
-from benchmarks.offline import cluster, run, show
+from benchmarks.offline import cluster, matrix, run, show
 from semrec_ray.config import BatchConfig
 from semrec_ray.search.exact import top_k
 
@@ -45,13 +45,6 @@ class Tables:
         item_rows = pc.index_in(events["item_id"], items["item_id"]).to_numpy()
         self.keeps = np.ones((len(self.user_ids), len(self.item_ids)), dtype=np.bool_)
         self.keeps[user_rows, item_rows] = False
-
-
-def matrix(vectors: pa.ChunkedArray) -> np.ndarray:
-    """Return fixed-size lists as (N, D) float32."""
-    dims = vectors.type.list_size
-    flat: np.ndarray = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.astype(np.float32).reshape(-1, dims)
 
 
 def kernel_rate(store: str, k: int, threads: int, seconds: float) -> float:

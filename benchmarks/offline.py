@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import lance
 import numpy as np
 import orjson
+import pyarrow as pa
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -66,6 +67,13 @@ def cluster(folder: Path) -> Iterator[None]:
             yield
         finally:
             del os.environ["RAY_ADDRESS"]
+
+
+def matrix(vectors: pa.ChunkedArray) -> np.ndarray:
+    """Return fixed-size lists as (N, D) float32."""
+    dims = vectors.type.list_size
+    flat: np.ndarray = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.astype(np.float32).reshape(-1, dims)
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:

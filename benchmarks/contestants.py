@@ -1,0 +1,134 @@
+"""Our app and the peers, each started for its turn as its users would, on ports of its own, and ended after it."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmarks.data import Catalog
+from benchmarks.peers import catalog as files
+from benchmarks.peers.fastapi_faiss import build_hnsw
+from semrec_ray.cluster import HeadNode, answers, free_port, running, wait_until
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "serve_configs" / "local.yaml"
+FAST = ROOT / "serve_configs" / "fast.env"
+READY_TIMEOUT_S = 300
+STOP_TIMEOUT_S = 20
+WORKERS = 2
+PEERS = ("naive", "flat", "hnsw100", "hnsw400", "lancedb")
+OURS = {
+    "sharded": {"topology": "sharded", "shards": 2},
+    "inline": {"topology": "inline", "routers": 2},
+}
+
+
+def read_environment(path: Path) -> dict[str, str]:
+    """Return the variables of an env file, NAME=VALUE a line, `export` and comments allowed; {} where there is none."""
+    if not path.exists():
+        return {}
+    lines = (line.split("#")[0].strip().removeprefix("export ") for line in path.read_text().splitlines())
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+@contextlib.contextmanager
+def start(name: str, catalog: Catalog, environment: Mapping[str, str]) -> Iterator[int]:
+    """Start a contestant, ours or a peer; gives the port where it answers once it is ready."""
+    with contextlib.ExitStack() as stack:
+        if name in OURS:
+            yield stack.enter_context(our_app(catalog, OURS[name], environment))
+        elif name == "naive":
+            args = {"folder": str(catalog.peers)}
+            app = {"name": "naive", "import_path": "benchmarks.peers.naive_serve:build", "args": args}
+            config = {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1"}, "applications": [app]}
+            yield stack.enter_context(serving(config, {}))
+        elif name == "lancedb":
+            yield stack.enter_context(uvicorn("benchmarks.peers.fastapi_lancedb", catalog, name))
+        else:
+            yield stack.enter_context(uvicorn("benchmarks.peers.fastapi_faiss", catalog, name))
+
+
+@contextlib.contextmanager
+def our_app(catalog: Catalog, args: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[int]:
+    """Serve the catalog's store with serve_configs/local.yaml and these arguments."""
+    config = yaml.safe_load(CONFIG.read_text())
+    (app,) = config["applications"]
+    app["args"] |= {"store": catalog.store, "model": catalog.model} | dict(args)
+    with serving(config, environment) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def serving(config: dict[str, Any], environment: Mapping[str, str]) -> Iterator[int]:
+    """Deploy a Serve config on a Ray cluster of its own."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir="/tmp"))  # short: Ray puts sockets in it
+    own_ports = {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
+    whole = {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"} | own_ports | dict(environment)
+    node = HeadNode(free_port(), ROOT, folder / "head.log", whole, temp_dir=str(folder / "ray"))
+    port = config["http_options"]["port"] = free_port()
+    try:
+        with running(node):
+            ServeSubmissionClient(node.dashboard).deploy_applications(config)
+            ready = f"http://127.0.0.1:{port}/readyz"
+            wait_until(lambda: answers(ready), READY_TIMEOUT_S, f"the app does not come up, see {folder}/ray")
+            yield port
+    except BaseException:
+        print(f"what Ray wrote is in {folder}", file=sys.stderr)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def uvicorn(module: str, catalog: Catalog, index: str, workers: int = WORKERS) -> Iterator[int]:
+    """Serve a peer's module with uvicorn."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--factory", f"{module}:app", "--port", str(port)]
+    command += ["--workers", str(workers), "--log-level", "warning", "--no-access-log", "--timeout-keep-alive", "60"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PEER_FOLDER": str(catalog.peers)}
+    process = subprocess.Popen(command, env=environment | {"PEER_INDEX": index}, cwd=ROOT, start_new_session=True)
+    try:
+        ready = f"http://127.0.0.1:{port}/readyz"
+        wait_until(lambda: answers(ready), READY_TIMEOUT_S, f"{module} does not come up", process)
+        yield port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its workers, where they outlived it: the group is ours alone
+        process.wait()
+
+
+def write_peers_files(catalog: Catalog, peers: tuple[str, ...]) -> None:
+    """Write the arrays that peers read, and build the indices they load; what is there already stays."""
+    folder = catalog.peers
+    if not (folder / "names.json").exists():
+        arrays: dict[str, Any] = {
+            "vectors": catalog.vectors,
+            "asking": catalog.asking,
+            "users": catalog.users,
+            "draw": catalog.draw,
+            "seen": np.concatenate([*catalog.seen, np.zeros(0, np.int64)]),
+            "spans": np.cumsum([0, *map(len, catalog.seen)]),
+        }
+        names = {"item_ids": catalog.item_ids, "titles": catalog.titles, "user_ids": catalog.user_ids}
+        files.write(folder, arrays, names)
+    if any(peer.startswith("hnsw") for peer in peers):
+        build_hnsw(catalog.vectors, folder / "hnsw.faiss")
+    if "lancedb" in peers:
+        from benchmarks.peers.fastapi_lancedb import build  # only who asks for it pays for it: a second
+
+        asyncio.run(build(folder))
