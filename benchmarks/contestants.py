@@ -30,6 +30,9 @@ PEERS = ("naive", "flat", "hnsw100", "hnsw400", "lancedb")
 OURS = {
     "sharded": {"topology": "sharded", "shards": 2},
     "inline": {"topology": "inline", "routers": 2},
+    "shards1": {"topology": "sharded", "shards": 1},
+    "shards4": {"topology": "sharded", "shards": 4},
+    "routers8": {"topology": "sharded", "shards": 2, "routers": 8},
 }
 
 
@@ -118,12 +121,13 @@ def write_peers_files(catalog: Catalog, peers: tuple[str, ...]) -> None:
     if not (folder / "names.json").exists():
         arrays: dict[str, Any] = {
             "vectors": catalog.vectors,
-            "asking": catalog.asking,
             "users": catalog.users,
             "draw": catalog.draw,
             "seen": np.concatenate([*catalog.seen, np.zeros(0, np.int64)]),
             "spans": np.cumsum([0, *map(len, catalog.seen)]),
         }
+        if catalog.asking is not catalog.vectors:
+            arrays["asking"] = catalog.asking
         names = {"item_ids": catalog.item_ids, "titles": catalog.titles, "user_ids": catalog.user_ids}
         files.write(folder, arrays, names)
     if any(peer.startswith("hnsw") for peer in peers):

@@ -162,20 +162,44 @@ def item_id(row: int) -> str:
     return f"m{row:08d}"
 
 
-def _write_events(path: Path, vectors: Vector) -> None:
-    """Write ten events of each user: five items at random among the nearest hundred of each of two."""
-    rng, events = np.random.default_rng(2), []
-    seeds = rng.integers(len(vectors), size=(USERS, 2))
-    for first in range(0, USERS, 50):
-        asked = seeds[first : first + 50].reshape(-1)
-        scores = vectors[asked] @ vectors.T
+def tastes(vectors: Vector, users: int = USERS) -> list[Order]:
+    """Return the rows of each user's items: five at random among the nearest hundred of each of two items."""
+    rng, found = np.random.default_rng(2), []
+    seeds = rng.integers(len(vectors), size=(users, 2))
+    for first in range(0, users, 50):
+        scores = vectors[seeds[first : first + 50].reshape(-1)] @ vectors.T
         near = np.argpartition(-scores, min(NEIGHBOURS, len(vectors) - 1), axis=1)[:, :NEIGHBOURS]
-        for place, rows in enumerate(near):
-            user = first + place // 2
-            chosen = rng.choice(rows, size=min(EVENTS // 2, len(rows)), replace=False)
-            events += [(f"u{user:05d}", item_id(int(row))) for row in chosen]
-    users, items = zip(*dict.fromkeys(events), strict=True)
+        chosen = [rng.choice(rows, size=min(EVENTS // 2, len(rows)), replace=False) for rows in near]
+        found += [np.unique(np.concatenate(pair)) for pair in zip(chosen[::2], chosen[1::2], strict=True)]
+    return found
+
+
+def _write_events(path: Path, vectors: Vector) -> None:
+    """Write an event of every user with each item of their taste."""
+    events = [
+        (f"u{user:05d}", item_id(int(row)))
+        for user, rows in enumerate(tastes(vectors, min(USERS, 2 * 10**8 // len(vectors))))
+        for row in rows
+    ]
+    users, items = zip(*events, strict=True)
     pq.write_table(pa.table({"user_id": users, "item_id": items}), path)
+
+
+def kernel_arrays(vectors: str, store: str | None, work: Path, kind: str, count: int) -> tuple[Vector, Vector]:
+    """Return what the kernel alone needs: the rows (N, D), and queries (count, D) of a kind, similar or user.
+
+    Generated vectors are not imported anywhere: their users are the means of ten rows.
+    """
+    rng = np.random.default_rng(3)
+    if vectors.startswith("clustered:"):
+        rows, dims = (int(float(size)) for size in vectors.partition(":")[2].split(","))
+        found, _ = clustered(rows, dims)
+        if kind == "similar":
+            return found, found[rng.integers(rows, size=count)]
+        return found, np.stack([found[seen].mean(axis=0) for seen in tastes(found, count)])
+    catalog = open_catalog(vectors, store, work)
+    asked = catalog.users if kind == "user" else catalog.asking
+    return catalog.vectors, asked[rng.integers(len(asked), size=count)]
 
 
 def read_catalog(name: str, folder: Path, store: str, model: str | None) -> Catalog:

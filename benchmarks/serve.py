@@ -227,7 +227,7 @@ def main(
     vectors: Annotated[str | None, typer.Option(help=f"compare with peers on: {CHOICES}")] = None,
     store: Annotated[str | None, typer.Option(help="of demo-large or learned, where there is one")] = None,
     work: Annotated[Path, typer.Option(help="where stores and indices are kept between runs")] = Path(".cache/bench"),
-    topologies: Annotated[str, typer.Option(help="ours")] = ",".join(contestants.OURS),
+    topologies: Annotated[str, typer.Option(help=f"ours: of {', '.join(contestants.OURS)}")] = "sharded,inline",
     peers: Annotated[str, typer.Option(help="of naive, flat, hnsw100, hnsw400, lancedb; '' for none")] = ",".join(
         contestants.PEERS
     ),

@@ -43,7 +43,9 @@ class Files:
         self.row_of = {item_id: row for row, item_id in enumerate(self.item_ids)}
         self.user_of = {user_id: row for row, user_id in enumerate(names["user_ids"])}
         self.vectors: Floats = self._read("vectors")  # (N, D)
-        self.asking: Floats = self._read("asking")  # (N, D): what "similar to this item" asks for
+        self.asking: Floats = self._read(
+            "asking" if (self.folder / "asking.npy").exists() else "vectors"
+        )  # what "similar to this item" asks for
         self.users: Floats = self._read("users")  # (U, D)
         self.draw: Rows = np.array(self._read("draw"))  # (N,)
         self._seen, self._spans = self._read("seen"), self._read("spans")
