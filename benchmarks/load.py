@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 Seconds = npt.NDArray[np.float64]
 Done = Callable[[int, bytes], None]
-CONNECTIONS = 512  # of an open loop
+CONNECTIONS = 256  # of an open loop: what they cannot take waits
 HEAD, LENGTH = b"\r\n\r\n", b"content-length:"
 ANSWER_TIMEOUT_S = 60.0
 

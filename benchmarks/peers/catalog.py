@@ -49,7 +49,7 @@ class Files:
         self.users: Floats = self._read("users")  # (U, D)
         self.draw: Rows = np.array(self._read("draw"))  # (N,)
         self._seen, self._spans = self._read("seen"), self._read("spans")
-        self.mask = lru_cache(MASKS)(self._mask)
+        self.mask, self.kept = lru_cache(MASKS)(self._mask), lru_cache(MASKS)(self._kept)
 
     def _read(self, name: str) -> npt.NDArray:  # type: ignore[type-arg]
         return np.load(self.folder / f"{name}.npy", mmap_mode="r")  # type: ignore[no-any-return]
@@ -71,6 +71,9 @@ class Files:
     def _mask(self, filter: str) -> Keep:
         low, high = bounds(filter)
         return np.asarray((self.draw >= low) & (self.draw < high))
+
+    def _kept(self, filter: str) -> Rows:
+        return np.flatnonzero(self.mask(filter))
 
     def answer(self, rows: Sequence[int] | Rows, scores: Floats, without: Sequence[int] | Rows, k: int) -> Response:
         """Return the JSON of the k first rows that are not in `without`."""
