@@ -10,6 +10,7 @@ import orjson
 from benchmarks.data import Catalog
 from benchmarks.truth import Keep, Rows, exact
 from semrec_ray.encode import open_encoder
+from semrec_ray.examples import text_vector
 from semrec_ray.types import Vector
 
 K = 10
@@ -88,7 +89,7 @@ def _vectors(catalog: Catalog, asked: Sequence[Question]) -> Vector:
     if asked[0].kind == "text":
         assert catalog.model is not None, f"{catalog.name} has no model that understands texts"
         found = open_encoder(catalog.model).encode_texts([catalog.titles[question.row] for question in asked])
-        return np.asarray(found, np.float32)
+        return np.stack([text_vector(embedding, catalog.space) for embedding in found])
     return (catalog.users if asked[0].kind == "user" else catalog.asking)[[question.row for question in asked]]
 
 

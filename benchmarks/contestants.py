@@ -19,6 +19,7 @@ from benchmarks.data import Catalog
 from benchmarks.peers import catalog as files
 from benchmarks.peers.fastapi_faiss import build_hnsw
 from semrec_ray.cluster import HeadNode, answers, free_port, running, wait_until
+from semrec_ray.errors import Unavailable
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "serve_configs" / "local.yaml"
@@ -26,6 +27,7 @@ FAST = ROOT / "serve_configs" / "fast.env"
 READY_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 20
 WORKERS = 2
+MARK = "SEMREC_BENCH_PORT"  # in the environment of every process of a cluster: which of them are ours
 PEERS = ("naive", "flat", "hnsw100", "hnsw400", "lancedb")
 OURS = {
     "sharded": {"topology": "sharded", "shards": 2},
@@ -78,10 +80,10 @@ def serving(config: dict[str, Any], environment: Mapping[str, str]) -> Iterator[
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir="/tmp"))  # short: Ray puts sockets in it
-    own_ports = {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
-    whole = {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"} | own_ports | dict(environment)
-    node = HeadNode(free_port(), ROOT, folder / "head.log", whole, temp_dir=str(folder / "ray"))
     port = config["http_options"]["port"] = free_port()
+    own_ports = {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
+    whole = {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", MARK: str(port)} | own_ports | dict(environment)
+    node = HeadNode(free_port(), ROOT, folder / "head.log", whole, temp_dir=str(folder / "ray"))
     try:
         with running(node):
             ServeSubmissionClient(node.dashboard).deploy_applications(config)
@@ -92,6 +94,17 @@ def serving(config: dict[str, Any], environment: Mapping[str, str]) -> Iterator[
         print(f"what Ray wrote is in {folder}", file=sys.stderr)
         raise
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def replica(port: int, deployment: str) -> int:
+    """Return the process of a deployment's replica, of the app that answers on a port."""
+    mark = f"{MARK}={port}".encode()
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            title, variables = (path / "cmdline").read_bytes(), (path / "environ").read_bytes()
+            if title.startswith(b"ray::ServeReplica") and deployment.encode() in title and mark in variables:
+                return int(path.name)
+    raise Unavailable(f"no replica of {deployment} belongs to the app on port {port}")
 
 
 @contextlib.contextmanager

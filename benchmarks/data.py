@@ -60,6 +60,7 @@ class Catalog:
     users: Vector  # (U, D)
     seen: list[Order]  # the rows of each user's items
     release: str
+    space: Space
 
     @property
     def peers(self) -> Path:
@@ -233,6 +234,7 @@ def read_catalog(name: str, folder: Path, store: str, model: str | None) -> Cata
         users=matrix(users["vector"])[: len(known)],
         seen=_seen(events, known, ids),
         release=release.name,
+        space=space,
     )
 
 

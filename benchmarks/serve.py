@@ -31,9 +31,12 @@ from benchmarks.data import CHOICES, Catalog, open_catalog
 from benchmarks.load import Load, ask_all, closed_loop, get, open_loop, post
 from benchmarks.measure import RESULTS, keep
 from benchmarks.plot import plot
+from benchmarks.search import interleaved
+from benchmarks.search import ours as kernel
 from benchmarks.truth import recall
 from semrec_ray.cluster import answers, wait_until
 from semrec_ray.encode import open_encoder
+from semrec_ray.search.pruned import PrunedRows
 
 K = asking.K
 WARM_S = 3.0
@@ -154,7 +157,10 @@ def show(result: dict[str, Any]) -> None:
         table = Table("contestant", "recall@10", *levels, title=f"{kind}: requests/s (p50, p99 ms)")
         for name in names:
             cells = (rows[name, kind, level] for level in levels)
-            texts = (f"{row['requests_per_s']:,.0f} ({row['p50_ms']:g}, {row['p99_ms']:g})" for row in cells)
+            texts = (
+                f"{row['requests_per_s']:,.{0 if row['requests_per_s'] >= 100 else 1}f} ({row['p50_ms']:g}, {row['p99_ms']:g})"
+                for row in cells
+            )
             table.add_row(name, str(result["recall"].get(name, {}).get(kind, "")), *texts)
         console.print(table)
         if pairs := [(our, peer) for our, peer in itertools.product(names, names) if is_pair(our, peer)]:
@@ -188,6 +194,13 @@ def encoder_ms(model: str, texts: Sequence[str]) -> float:
         encoder.encode_texts([text])
         times.append(time.perf_counter() - began)
     return float(np.median(times[len(times) // 5 :])) * 1000
+
+
+def kernel_rate(catalog: Catalog) -> float:
+    """Return the queries per second of the kernel alone, one thread, as many at once as query/batch takes."""
+    torch.set_num_threads(1)
+    rows = {"pruned": kernel(PrunedRows.of(catalog.vectors))}
+    return asking.BATCH / interleaved(rows, catalog.asking[:1000], asking.BATCH, K, 3.0)["pruned"] * 1000
 
 
 def running_app(url: str, plan: dict[str, Any]) -> dict[str, Any]:
@@ -256,6 +269,8 @@ def main(
         facts = {"vectors": vectors, "items": len(catalog.item_ids), "dims": catalog.vectors.shape[1]}
         if "text" in plan["kinds"] and catalog.model:
             facts["encoder_ms"] = round(encoder_ms(catalog.model, catalog.titles[:50]), 2)
+        if "batch" in plan["kinds"]:
+            facts["kernel_queries_per_s"] = round(kernel_rate(catalog), 1)
         names = [*(name for name in topologies.split(",") if name), *others]
         result = facts | {"k": K} | plan | compare(catalog, names, plan)
         plot(figure, result["rows"], f"{facts['items']:,} x {facts['dims']}, top-{K}, similar items")

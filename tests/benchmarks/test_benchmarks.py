@@ -37,6 +37,7 @@ def catalog(tmp_path_factory) -> Catalog:
         users=np.stack([vectors[rows].mean(axis=0) for rows in seen]),
         seen=seen,
         release="r",
+        space=None,
     )
 
 
