@@ -157,14 +157,16 @@ def show(result: dict[str, Any]) -> None:
         table = Table("contestant", "recall@10", *levels, title=f"{kind}: requests/s (p50, p99 ms)")
         for name in names:
             cells = (rows[name, kind, level] for level in levels)
-            texts = (
-                f"{row['requests_per_s']:,.{0 if row['requests_per_s'] >= 100 else 1}f} ({row['p50_ms']:g}, {row['p99_ms']:g})"
-                for row in cells
-            )
+            texts = (f"{rate(row['requests_per_s'])} ({row['p50_ms']:g}, {row['p99_ms']:g})" for row in cells)
             table.add_row(name, str(result["recall"].get(name, {}).get(kind, "")), *texts)
         console.print(table)
         if pairs := [(our, peer) for our, peer in itertools.product(names, names) if is_pair(our, peer)]:
             console.print(ratios(rows, kind, pairs, levels))
+
+
+def rate(per_s: float) -> str:
+    """Return a rate as it is printed: whole where it is large."""
+    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.1f}"
 
 
 def is_pair(our: str, peer: str) -> bool:
