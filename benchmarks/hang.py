@@ -5,7 +5,6 @@ Meanwhile every request gets what the other shard knows, and waits for the hung 
 but not for the deadlines of others: its latency stays below its timeout, whatever waits beside it.
 """
 
-import asyncio
 import os
 import signal
 from pathlib import Path
@@ -18,6 +17,7 @@ import typer
 from benchmarks import contestants
 from benchmarks.data import CHOICES, Catalog, open_catalog
 from benchmarks.load import ask_all, closed_loop, post
+from benchmarks.load import run as run_load
 from benchmarks.measure import keep
 from benchmarks.offline import show
 
@@ -33,8 +33,8 @@ def requests_of(catalog: Catalog, timeout_s: float) -> list[bytes]:
 
 def measured(port: int, when: str, requests: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
     """Return the coverage of answers, and what so many clients see."""
-    answers = [orjson.loads(body) for body in asyncio.run(ask_all(port, requests[:20]))]
-    found = asyncio.run(closed_loop(port, requests, clients, seconds))
+    answers = [orjson.loads(body) for body in run_load(ask_all(port, requests[:20]))]
+    found = run_load(closed_loop(port, requests, clients, seconds))
     coverage = round(float(np.mean([answer["coverage"] for answer in answers])), 2)
     worst = round(float(found.latencies.max()) * 1000, 1)
     return {"when": when, "clients": clients, "coverage": coverage} | found.row() | {"max_ms": worst}

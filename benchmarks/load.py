@@ -1,7 +1,8 @@
 """A load generator of one thread: requests as bytes in, latencies out.
 
-Connections speak just enough HTTP/1.1 to keep alive and read an answer of a given length: about 20 microseconds of the
-machine's shared cores a request, where aiohttp takes 150. Answers other than 200 are errors.
+Connections speak just enough HTTP/1.1 to keep alive and read an answer of a given length: 50 to 70 microseconds of the
+machine's shared cores a request, where aiohttp took 170 to 230 beside the same busy server. Answers other than 200 are
+errors.
 
 Closed loop: each of c clients asks again when it was answered. Open loop: requests are due at the times of a Poisson
 process, whatever was answered; one that finds no free connection waits, and its latency counts from when it was due.
@@ -11,18 +12,29 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
+import uvloop
 
 Seconds = npt.NDArray[np.float64]
 Done = Callable[[int, bytes], None]
 CONNECTIONS = 256  # of an open loop: what they cannot take waits
 HEAD, LENGTH = b"\r\n\r\n", b"content-length:"
 ANSWER_TIMEOUT_S = 60.0
+
+
+T = TypeVar("T")
+
+
+def run(loading: Coroutine[Any, Any, T]) -> T:
+    """Run a load to its end, on uvloop: it takes three quarters of the time that asyncio does."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(loading)
 
 
 class LoadError(RuntimeError):
@@ -81,8 +93,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def ask(self, request: bytes, done: Done) -> None:
         """Send a request; `done` is called with the status and body of its answer."""
@@ -220,14 +231,14 @@ async def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: 
     following, waiting = itertools.cycle(requests), deque[float]()
     async with crowd(port, CONNECTIONS) as made:
         free = deque(made.connections)
-        began = loop.time() + 0.1
+        began, clock = loop.time() + 0.1, time.perf_counter() + 0.1  # uvloop's own clock ticks in milliseconds
 
         def ask(connection: Connection, intended: float) -> None:
             connection.ask(next(following), lambda *_: done(connection, intended))
 
         def done(connection: Connection, intended: float) -> None:
             nonlocal answered
-            now = loop.time() - began
+            now = time.perf_counter() - clock
             latencies.append(now - intended)
             answered += now < seconds
             if waiting:

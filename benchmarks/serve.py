@@ -10,7 +10,6 @@ count from when they were due. Answers are checked before anything is timed: our
 recall is measured. A request that fails ends the benchmark.
 """
 
-import asyncio
 import itertools
 import time
 from collections import defaultdict
@@ -29,6 +28,7 @@ from rich.table import Table
 from benchmarks import asking, contestants
 from benchmarks.data import CHOICES, Catalog, open_catalog
 from benchmarks.load import Load, ask_all, closed_loop, get, open_loop, post
+from benchmarks.load import run as run_load
 from benchmarks.measure import RESULTS, keep
 from benchmarks.plot import plot
 from benchmarks.search import interleaved
@@ -61,7 +61,7 @@ def requests_of(catalog: Catalog, name: str, kind: str, count: int = asking.DIST
 def measured_recall(port: int, catalog: Catalog, name: str, kind: str, count: int) -> float:
     """Return recall@10 of a contestant; an error where ours is not exact."""
     questions = asking.questions(catalog, kind, count, seed=1)
-    bodies = asyncio.run(ask_all(port, requests_of(catalog, name, kind, count, seed=1)))
+    bodies = run_load(ask_all(port, requests_of(catalog, name, kind, count, seed=1)))
     row_of = {item_id: row for row, item_id in enumerate(catalog.item_ids)}
     answers = [orjson.loads(body) for body in bodies]
     found = [[row_of[item["item_id"]] for item in answer["items"]] for answer in answers]
@@ -101,9 +101,9 @@ def turn(port: int, catalog: Catalog, name: str, plan: dict[str, Any]) -> Turn:
     rows: Turn = {}
     for kind in understood(name, plan["kinds"]):
         requests = requests_of(catalog, name, kind)
-        asyncio.run(closed_loop(port, requests, 2 if kind == "batch" else 16, WARM_S))
+        run_load(closed_loop(port, requests, 2 if kind == "batch" else 16, WARM_S))
         for level, amount in levels_of(kind, plan["clients"], plan["rates"]):
-            row = asyncio.run(load(port, requests, level, amount, plan["seconds"])).row()
+            row = run_load(load(port, requests, level, amount, plan["seconds"])).row()
             rows[kind, level] = row
             rate = f"{row['requests_per_s']:,.0f} requests/s, p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms"
             progress.print(f"[dim]  {name}, {kind}, {level}: {rate}[/dim]", highlight=False)
@@ -211,7 +211,7 @@ def running_app(url: str, plan: dict[str, Any]) -> dict[str, Any]:
     assert urlsplit(url).hostname in ("127.0.0.1", "localhost"), f"{url}: the load generator asks this machine only"
 
     def ask(*requests: bytes) -> list[Any]:
-        return [orjson.loads(body) for body in asyncio.run(ask_all(port, requests))]
+        return [orjson.loads(body) for body in run_load(ask_all(port, requests))]
 
     (status,) = ask(get("/v1/status"))
     popular = post("/v1/query", orjson.dumps({"k": 1000, "fields": []}))
@@ -225,10 +225,10 @@ def running_app(url: str, plan: dict[str, Any]) -> dict[str, Any]:
             (by_vector,) = ask(post("/v1/query", orjson.dumps(body)))
             assert similar["items"] == by_vector["items"], item_id
     requests = [get(f"/v1/similar/{quote(item_id)}?k={K}") for item_id in ids]
-    asyncio.run(closed_loop(port, requests, 16, WARM_S))
+    run_load(closed_loop(port, requests, 16, WARM_S))
     rows = []
     for level, amount in levels_of("similar", plan["clients"], plan["rates"]):
-        row = asyncio.run(load(port, requests, level, amount, plan["seconds"])).row()
+        row = run_load(load(port, requests, level, amount, plan["seconds"])).row()
         rows.append({"contestant": "app", "kind": "similar", "level": level} | row)
     details, shards = status["details"], len(status["shards"])
     result = {"items": details["items"], "dims": details["dims"], "topology": status["topology"], "shards": shards}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks import asking, contestants, measure, search, serve
 from benchmarks.data import Catalog, clustered, item_id, tastes
-from benchmarks.load import LoadError, answer_of, arrivals, ask_all, closed_loop, get, open_loop
+from benchmarks.load import LoadError, answer_of, arrivals, ask_all, closed_loop, get, open_loop, run
 from benchmarks.truth import exact, recall
 
 N, DIMS = 400, 16
@@ -91,7 +91,7 @@ def test_arrivals_are_a_poisson_process_of_the_given_rate():
     assert abs(gaps.std() / gaps.mean() - 1.0) < 0.1
 
 
-async def answering(seconds: float, run):
+async def answering(seconds: float, load):
     """Run something against a server that answers one request at a time, each after so many seconds."""
     one = asyncio.Lock()
 
@@ -111,12 +111,12 @@ async def answering(seconds: float, run):
 
     server = await asyncio.start_server(guarded, "127.0.0.1", 0)
     async with server:
-        return await run(server.sockets[0].getsockname()[1])
+        return await load(server.sockets[0].getsockname()[1])
 
 
 def test_an_open_loop_counts_latency_from_when_a_request_was_due():
     # 100 a second on a server that answers 50: at the end of a second the last waits for about one second.
-    found = asyncio.run(answering(0.02, lambda port: open_loop(port, [get("/")], 100.0, 1.0)))
+    found = run(answering(0.02, lambda port: open_loop(port, [get("/")], 100.0, 1.0)))
     assert len(found.latencies) == len(arrivals(100.0, 1.0))
     assert found.answered < 60
     assert found.latencies.max() > 0.02 * len(found.latencies) - 1.0
@@ -124,7 +124,7 @@ def test_an_open_loop_counts_latency_from_when_a_request_was_due():
 
 
 def test_a_closed_loop_asks_again_when_it_was_answered():
-    found = asyncio.run(answering(0.02, lambda port: closed_loop(port, [get("/")], 4, 0.5)))
+    found = run(answering(0.02, lambda port: closed_loop(port, [get("/")], 4, 0.5)))
     assert found.answered <= 25  # one at a time, 20 ms each
     assert len(found.latencies) - found.answered == 4  # those on their way at the end
     assert np.median(found.latencies) > 0.06
@@ -149,7 +149,7 @@ def test_a_flat_index_behind_fastapi_answers_the_truth(catalog):
         for kind in ("similar", "user", "50%", "1%"):
             assert serve.measured_recall(port, catalog, "flat", kind, 30) == 1.0, kind
         with pytest.raises(LoadError, match="no item"):
-            asyncio.run(ask_all(port, [get("/similar/nobody")]))
+            run(ask_all(port, [get("/similar/nobody")]))
 
 
 def test_the_kernel_benchmark_runs_end_to_end(tmp_path, monkeypatch, capsys):
