@@ -50,7 +50,7 @@ def shard(store: str, shards: int) -> None:
     tables, channel = Store(store), read_channel(Store(store), "live")
     assert channel is not None, f"{store} has no live release"
     release = read_release(tables, channel.release)
-    warm = PrunedRows.of(np.ones((ROWS_TO_WARM, 8), np.float32), width=9)  # libraries and compiled code are not rows
+    warm = PrunedRows.of(np.ones((ROWS_TO_WARM, 8), np.float32), kept=8)  # libraries and compiled code are not rows
     warm.top_k(np.ones((1, 8), np.float32), [1], [None], [np.zeros(0, np.int64)])
     before = memory_mib("VmRSS")
     began = time.perf_counter()

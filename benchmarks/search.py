@@ -27,7 +27,7 @@ from benchmarks.measure import keep
 from benchmarks.offline import show
 from benchmarks.peers.fastapi_faiss import build_hnsw
 from benchmarks.truth import Keep, Rows, exact, recall
-from semrec_ray.search.exact import ExactRows
+from semrec_ray.search.device import ExactRows
 from semrec_ray.search.pruned import PrunedRows
 from semrec_ray.search.shard import Searcher
 from semrec_ray.types import Vector

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ import torch
 
 from semrec_ray.search.exact import Rows
 from semrec_ray.search.prefixes import (
+    ALIGNED,
     Codes,
     Turn,
     coded,
@@ -41,6 +43,7 @@ WORSE = 1.2  # than the best so far: narrower ones would be slower still
 TRIED_ROWS, TRIED_QUERIES, TRIED_K = 2**16, 64, 100  # to try them with
 UNIT = 2.0**-24  # the largest relative rounding error of float32
 ALL, NONE = np.zeros(0, np.bool_), np.zeros(0, np.int64)  # the mask that keeps every row; no rows
+ALL.flags.writeable = False
 
 _scratch = threading.local()
 
@@ -74,6 +77,7 @@ class PrunedRows:
         if n > TRIED_ROWS:  # any axes are right, these are as good
             sample = vectors[np.sort(np.random.default_rng(0).choice(n, TRIED_ROWS, replace=False))]
         axes = principal_axes(sample)
+        _compile()
         if kept is None:
             kept = _fastest(sample, axes) if n >= TRIED_ROWS // 16 else min(dims, 127)
         return _coded(vectors, axes, kept)
@@ -129,7 +133,7 @@ class PrunedRows:
             for i, (one, keep, without) in enumerate(zip(best, keeps, excluded, strict=True)):
                 inside = without[(without >= first) & (without < block.stop)] - first if len(without) else NONE
                 of_query = asked.scales[i], asked.lengths[i], asked.errors[i]
-                bounds_of(products[i], of_rows, of_query, ALL if keep is None else keep[block], inside, bounds)
+                bounds_of(products[i], of_rows, of_query, _read_only(keep, block), inside, bounds)
                 one.found = best_of_block(
                     bounds, first, queries[i], self.vectors, asked.slacks[i], asked.rough[i], *one.arrays, one.found
                 )
@@ -172,6 +176,27 @@ class _Best:
     def result(self) -> tuple[Rows, Vector]:
         rows, scores = self.arrays
         return rows[: self.found], scores[: self.found]
+
+
+def _read_only(keep: Keep | None, block: slice) -> Keep:
+    """Return a mask's block: masks that may be written and those that may not would be compiled for one by one."""
+    if keep is None:
+        return ALL
+    part = keep[block]
+    part.flags.writeable = False  # of this view
+    return part
+
+
+@cache
+def _compile() -> None:
+    """Search a few rows in every way, so that no request waits for the compiler: seconds where nothing is cached."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(2 * FEW, ALIGNED)).astype(np.float32)
+    rows, narrow = _coded(vectors, principal_axes(vectors), ALIGNED // 2), np.arange(len(vectors)) == 1
+    for b in (1, ALONE + 1):
+        rows.top_k(vectors[:b], [3] * b, [None] * b, [NONE] * b)
+        rows.top_k(vectors[:b], [3] * b, [~narrow] * b, [np.arange(2)] * b)
+    rows.top_k(vectors[:1], [3], [narrow], [NONE])
 
 
 def _scratch_of(size: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from semrec_ray.search import pruned
+from semrec_ray.search import pruned, scan
 from semrec_ray.search.exact import exact_scores, top_k
 from semrec_ray.search.pruned import PrunedRows
 from semrec_ray.search.scan import CHUNK, bounds_of, exact_score, kth_highest
@@ -119,3 +119,18 @@ def test_how_many_axes_are_coded_is_measured_for_a_large_catalog_and_told(rng, c
     assert rows.turn.width == 64
     assert "ms for 64 queries" in caplog.text
     assert same(rows, vectors[:70], [10] * 70)
+
+
+def test_no_query_waits_for_the_compiler(rng):
+    rows = PrunedRows.of(rng.normal(size=(300, 20)).astype(np.float32))
+    compiled = [part for part in vars(scan).values() if hasattr(part, "signatures")]
+    before = [len(part.signatures) for part in compiled]
+    masks = [np.arange(300) % 2 == 0, np.arange(300) == 7]
+    read_only = [mask.copy() for mask in masks]
+    for mask in read_only:
+        mask.flags.writeable = False
+    for batch in (1, pruned.ALONE, pruned.ALONE + 1, 64):
+        for keep in (None, *masks, *read_only):
+            for without in (np.zeros(0, np.int64), np.arange(3)):
+                rows.top_k(rows.vectors[:batch], [10] * batch, [keep] * batch, [without] * batch)
+    assert [len(part.signatures) for part in compiled] == before
