@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ CONFIG = ROOT / "serve_configs" / "local.yaml"
 FAST = ROOT / "serve_configs" / "fast.env"
 READY_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 20
+HAPROXY_SETTLES_S = 3.0
 WORKERS = 2
 MARK = "SEMREC_BENCH_PORT"  # in the environment of every process of a cluster: which of them are ours
 PEERS = ("naive", "flat", "hnsw100", "hnsw400", "lancedb")
@@ -86,14 +88,22 @@ def serving(config: dict[str, Any], environment: Mapping[str, str]) -> Iterator[
     node = HeadNode(free_port(), ROOT, folder / "head.log", whole, temp_dir=str(folder / "ray"))
     try:
         with running(node):
-            ServeSubmissionClient(node.dashboard).deploy_applications(config)
-            ready = f"http://127.0.0.1:{port}/readyz"
-            wait_until(lambda: answers(ready), READY_TIMEOUT_S, f"the app does not come up, see {folder}/ray")
+            client = ServeSubmissionClient(node.dashboard)
+            client.deploy_applications(config)
+            ready, complaint = f"http://127.0.0.1:{port}/readyz", f"the app does not come up, see {folder}/ray"
+            wait_until(lambda: answers(ready), READY_TIMEOUT_S, complaint)
+            wait_until(lambda: all_running(client), READY_TIMEOUT_S, complaint)  # HAProxy is told of each replica anew
+            time.sleep(HAPROXY_SETTLES_S)
             yield port
     except BaseException:
         print(f"what Ray wrote is in {folder}", file=sys.stderr)
         raise
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def all_running(client: Any) -> bool:  # noqa: ANN401
+    """Return whether every replica of every application runs."""
+    return all(app["status"] == "RUNNING" for app in client.get_serve_details()["applications"].values())
 
 
 def replica(port: int, deployment: str) -> int:

@@ -56,9 +56,13 @@ def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, m
         free_port(), ROOT, folder / "head.log", environment | fast_environment(), temp_dir=str(folder / "ray")
     )
     with running(node):
-        ServeSubmissionClient(node.dashboard).deploy_applications(config)
+        client = ServeSubmissionClient(node.dashboard)
+        client.deploy_applications(config)
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: answers(f"{url}/readyz"), 120, f"it does not become ready, see {node.log}")
+        # HAProxy starts anew with each replica that joins, and closes connections then.
+        apps = lambda: client.get_serve_details()["applications"].values()  # noqa: E731
+        wait_until(lambda: all(app["status"] == "RUNNING" for app in apps()), 60, "not every router runs")
         over_http = [httpx.get(f"{url}/v1/similar/i{i:03d}").json()["items"] for i in range(20)]
         batch = {"queries": [{"examples": [{"item_id": f"i{i:03d}"}]} for i in range(20)]}
         together = httpx.post(f"{url}/v1/query/batch", json=batch).json()["results"]
