@@ -27,7 +27,7 @@ from semrec_ray.search.prefixes import (
     rounded_up,
     turn_to,
 )
-from semrec_ray.search.scan import best_of_block, best_of_rows, bounds_of, products_of_one
+from semrec_ray.search.scan import best_of_batch, best_of_rows, products_of_one
 from semrec_ray.types import Vector
 
 logger = logging.getLogger(__name__)
@@ -40,10 +40,9 @@ FEW = 32  # where fewer than one row in so many may be returned, they are scored
 ALONE = 2  # queries for which rows are read one after the other, not in a matrix product
 KEPT = (767, 511, 383, 319, 255, 191, 127, 63)  # principal axes, to be tried
 WORSE = 1.2  # than the best so far: narrower ones would be slower still
-TRIED_ROWS, TRIED_QUERIES, TRIED_K = 2**16, 64, 100  # to try them with
+TRIED_ROWS, TRIED_QUERIES, TRIED_K, TRIES = 2**16, 64, 100, 5  # to try them with
 UNIT = 2.0**-24  # the largest relative rounding error of float32
-ALL, NONE = np.zeros(0, np.bool_), np.zeros(0, np.int64)  # the mask that keeps every row; no rows
-ALL.flags.writeable = False
+NO_MASKS, NO_ROWS = np.zeros((0, 0), np.bool_), np.zeros(0, np.int64)
 
 _scratch = threading.local()
 
@@ -106,37 +105,39 @@ class PrunedRows:
 
         Fewer than k come back only where fewer may be returned. Scratch memory is bounded whatever N and B.
         """
-        queries = np.ascontiguousarray(queries, np.float32)
-        best = [_Best(min(k, len(self.vectors))) for k in ks]
+        queries, wanted = np.ascontiguousarray(queries, np.float32), [min(k, len(self.vectors)) for k in ks]
+        found: dict[int, tuple[Rows, Vector]] = {}
         broad = []
-        for place, (keep, without) in enumerate(zip(keeps, excluded, strict=True)):
+        for place, keep in enumerate(keeps):
             if keep is not None and np.count_nonzero(keep) * FEW <= len(keep):
                 rows = np.flatnonzero(keep)
-                rows = np.setdiff1d(rows, without) if len(without) else rows
-                best[place].found = best_of_rows(rows, queries[place], self.vectors, *best[place].arrays)
+                rows = rows[~np.isin(rows, excluded[place])] if len(excluded[place]) else rows
+                found[place] = self._scored(rows, queries[place], wanted[place])
             else:
                 broad.append(place)
         for start in range(0, len(broad), AT_ONCE):
             part = broad[start : start + AT_ONCE]
-            self._broad(queries[part], [best[i] for i in part], [keeps[i] for i in part], [excluded[i] for i in part])
-        return [one.result() for one in best]
+            best = _Best.of([wanted[i] for i in part])
+            self._broad(queries[part], best, _Allowed.of([keeps[i] for i in part], [excluded[i] for i in part]))
+            found |= zip(part, best.results(), strict=True)
+        return [found[place] for place in range(len(wanted))]
 
-    def _broad(
-        self, queries: Vector, best: Sequence["_Best"], keeps: Sequence[Keep | None], excluded: Sequence[Rows]
-    ) -> None:
-        asked, n = self.ask(queries, alone=len(queries) <= ALONE), len(self.vectors)
+    def _scored(self, rows: Rows, query: Vector, k: int) -> tuple[Rows, Vector]:
+        """Return the k best of few rows."""
+        best, scores = np.zeros(k, np.int64), np.zeros(k, np.float32)
+        found = best_of_rows(rows, query, self.vectors, best, scores)
+        return best[:found], scores[:found]
+
+    def _broad(self, queries: Vector, best: "_Best", allowed: "_Allowed") -> None:
+        asked, n, codes = self.ask(queries, alone=len(queries) <= ALONE), len(self.vectors), self.codes
+        of_queries = asked.scales, asked.lengths, asked.errors, asked.slacks, asked.rough
         for first in range(0, n, BLOCK):
             block = slice(first, min(first + BLOCK, n))
-            bounds = np.empty(block.stop - first, np.float32)
-            of_rows = self.codes.scales[block], self.codes.errors[block], self.codes.lengths[block]
             products = self._products(asked, block)
-            for i, (one, keep, without) in enumerate(zip(best, keeps, excluded, strict=True)):
-                inside = without[(without >= first) & (without < block.stop)] - first if len(without) else NONE
-                of_query = asked.scales[i], asked.lengths[i], asked.errors[i]
-                bounds_of(products[i], of_rows, of_query, _read_only(keep, block), inside, bounds)
-                one.found = best_of_block(
-                    bounds, first, queries[i], self.vectors, asked.slacks[i], asked.rough[i], *one.arrays, one.found
-                )
+            of_rows = codes.scales[block], codes.errors[block], codes.lengths[block]
+            best_of_batch(
+                products, first, of_rows, of_queries, allowed.block(block), queries, self.vectors, *best.arrays
+            )
 
     def ask(self, queries: Vector, *, alone: bool) -> Asked:
         """Return queries (B, D) as the bounds take them: alone as float32, else as int8."""
@@ -167,36 +168,49 @@ class PrunedRows:
         return np.asarray(out.numpy())
 
 
+@dataclass(frozen=True, slots=True)
 class _Best:
-    """The best rows found so far for one query."""
+    """The best rows found so far for B queries, best first: K rows each, of which the first ks[i] are wanted."""
 
-    def __init__(self, k: int) -> None:
-        self.arrays, self.found = (np.zeros(k, np.int64), np.zeros(k, np.float32)), 0
+    ks: Rows  # (B,)
+    rows: Rows  # (B, K)
+    scores: Vector  # (B, K)
+    found: Rows  # (B,) how many there are
 
-    def result(self) -> tuple[Rows, Vector]:
-        rows, scores = self.arrays
-        return rows[: self.found], scores[: self.found]
+    @classmethod
+    def of(cls, ks: Sequence[int]) -> "_Best":
+        b, most = len(ks), max(ks, default=0)
+        zeros = np.zeros(b, np.int64)
+        return cls(np.array(ks, np.int64), np.zeros((b, most), np.int64), np.zeros((b, most), np.float32), zeros)
+
+    @property
+    def arrays(self) -> tuple[Rows, Rows, Vector, Rows]:
+        return self.ks, self.rows, self.scores, self.found
+
+    def results(self) -> list[tuple[Rows, Vector]]:
+        return [(self.rows[i, :n], self.scores[i, :n]) for i, n in enumerate(self.found)]
 
 
-def _read_only(keep: Keep | None, block: slice) -> Keep:
-    """Return a mask's block: masks that may be written and those that may not would be compiled for one by one."""
-    if keep is None:
-        return ALL
-    part = keep[block]
-    part.flags.writeable = False  # of this view
-    return part
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """Which rows may be returned to each of B queries, as `best_of_batch` takes it."""
 
+    masks: Sequence[Keep]  # those that differ
+    mask_of: Rows  # (B,), -1 for none
+    without: Rows  # one query's rows after the other's
+    ends: Rows  # (B + 1,)
 
-@cache
-def _compile() -> None:
-    """Search a few rows in every way, so that no request waits for the compiler: seconds where nothing is cached."""
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(2 * FEW, ALIGNED)).astype(np.float32)
-    rows, narrow = _coded(vectors, principal_axes(vectors), ALIGNED // 2), np.arange(len(vectors)) == 1
-    for b in (1, ALONE + 1):
-        rows.top_k(vectors[:b], [3] * b, [None] * b, [NONE] * b)
-        rows.top_k(vectors[:b], [3] * b, [~narrow] * b, [np.arange(2)] * b)
-    rows.top_k(vectors[:1], [3], [narrow], [NONE])
+    @classmethod
+    def of(cls, keeps: Sequence[Keep | None], excluded: Sequence[Rows]) -> "_Allowed":
+        distinct = {id(keep): keep for keep in keeps if keep is not None}
+        places = {name: place for place, name in enumerate(distinct)}
+        mask_of = np.array([-1 if keep is None else places[id(keep)] for keep in keeps], np.int64)
+        ends = np.cumsum([0, *map(len, excluded)], dtype=np.int64)
+        return cls(list(distinct.values()), mask_of, np.concatenate(excluded).astype(np.int64), ends)
+
+    def block(self, block: slice) -> tuple[npt.NDArray[np.bool_], Rows, Rows, Rows]:
+        masks = np.stack([mask[block] for mask in self.masks]) if self.masks else NO_MASKS
+        return masks, self.mask_of, self.without, self.ends
 
 
 def _scratch_of(size: int) -> torch.Tensor:
@@ -206,20 +220,34 @@ def _scratch_of(size: int) -> torch.Tensor:
     return _scratch.numbers[:size]
 
 
+@cache
+def _compile() -> None:
+    """Search a few rows in every way, so that no request waits for the compiler: seconds where nothing is cached."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(2 * FEW, ALIGNED)).astype(np.float32)
+    rows, narrow = _coded(vectors, principal_axes(vectors), ALIGNED // 2), np.arange(len(vectors)) == 1
+    for b in (1, ALONE + 1):
+        rows.top_k(vectors[:b], [3] * b, [None] * b, [NO_ROWS] * b)
+        rows.top_k(vectors[:b], [3] * b, [~narrow] * b, [np.arange(2)] * b)
+    rows.top_k(vectors[:1], [3], [narrow], [NO_ROWS])
+
+
 def _coded(vectors: Vector, axes: torch.Tensor, kept: int) -> PrunedRows:
     turn = turn_to(axes, kept)
     return PrunedRows(vectors, turn, coded(vectors, turn), float(lengths_of(vectors).max(initial=0.0)))
 
 
 def _fastest(vectors: Vector, axes: torch.Tensor) -> int:
-    """Return how many axes answer a sample of queries fastest; the seconds are logged."""
+    """Return how many axes answer a sample of queries fastest, alone and together; the times are logged."""
     rng, dims = np.random.default_rng(0), vectors.shape[1]
     queries = vectors[rng.integers(len(vectors), size=(TRIED_QUERIES, 4))].sum(axis=1)
     best, fastest = 0, float("inf")
     for kept in [kept for kept in KEPT if kept < dims] or [dims]:
         rows = _coded(vectors, axes, kept)
-        seconds = min(_seconds(rows, queries) for _ in range(3))
-        logger.info("codes of %d of %d axes: %.1f ms for %d queries", kept, dims, seconds * 1e3, len(queries))
+        alone, together = _seconds(rows, queries[:1]), _seconds(rows, queries)
+        times = alone * 1e3, together * 1e3, len(queries)
+        logger.info("codes of %d of %d axes: %.1f ms for one query, %.1f ms for %d", kept, dims, *times)
+        seconds = (alone * together) ** 0.5
         if seconds > WORSE * fastest:
             break
         best, fastest = (kept, seconds) if seconds < fastest else (best, fastest)
@@ -227,6 +255,10 @@ def _fastest(vectors: Vector, axes: torch.Tensor) -> int:
 
 
 def _seconds(rows: PrunedRows, queries: Vector) -> float:
-    began, b = time.perf_counter(), len(queries)
-    rows.top_k(queries, [TRIED_K] * b, [None] * b, [NONE] * b)
-    return time.perf_counter() - began
+    """Return the least time of a few tries."""
+    tries, b = [], len(queries)
+    for _ in range(TRIES):
+        began = time.perf_counter()
+        rows.top_k(queries, [TRIED_K] * b, [None] * b, [NO_ROWS] * b)
+        tries.append(time.perf_counter() - began)
+    return min(tries)

@@ -46,14 +46,14 @@ def products_of_one(query, codes, products):
 
 
 @numba.njit(cache=True, nogil=True)
-def bounds_of(products, of_rows, of_query, keep, without, bounds):
+def bounds_of(products, first, of_rows, of_query, keep, without, bounds):
     """Write the upper bounds of a block's scores to (n,), -inf for rows that may not be returned.
 
-    products  (n,) int32 or float32: of the codes of rows and query
+    products  (n,) int32 or float32: of the codes of query and row first + i
     of_rows   (n,) float32 each: scales, errors, lengths of the rows' codes (`prefixes.Codes`)
     of_query  scale, length of the code times that, error of the query's
     keep      (n,) bool, or empty where every row may be returned
-    without   positions of rows that may not be returned either
+    without   rows that may not be returned either, of this block or others
     """
     scales, errors, lengths = of_rows
     scale, length, error = of_query
@@ -62,8 +62,9 @@ def bounds_of(products, of_rows, of_query, keep, without, bounds):
     if keep.shape[0]:
         for i in range(bounds.shape[0]):
             bounds[i] = bounds[i] if keep[i] else NOTHING
-    for i in without:
-        bounds[i] = NOTHING
+    for row in without:
+        if first <= row < first + bounds.shape[0]:
+            bounds[row - first] = NOTHING
 
 
 @numba.njit(cache=True, nogil=True)
@@ -124,6 +125,29 @@ def best_of_rows(rows, query, vectors, best_rows, best_scores):
     for row in rows:
         found = insert(row, exact_score(query, vectors[row], products), best_rows, best_scores, found)
     return found
+
+
+@numba.njit(cache=True, nogil=True)
+def best_of_batch(products, first, of_rows, of_queries, allowed, queries, vectors, ks, best_rows, best_scores, found):
+    """Take the rows of a block among the best of each of B queries: one call for all of them, without Python's lock.
+
+    products               (B, n) int32 or float32: inner products of the codes of queries and rows
+    of_rows                as `bounds_of` takes them
+    of_queries             (B,) each: scales, lengths, errors (`bounds_of`), slacks, rough errors (`best_of_block`)
+    allowed                masks (U, n); (B,) which of them holds for a query, -1 for none; rows that may not be
+                           returned either, one query's after the other's; (B + 1,) where these begin and end
+    ks                     (B,) how many rows are wanted
+    best_rows, best_scores (B, K) and found (B,): the best so far, best first, and how many
+    """
+    scales, lengths, errors, slacks, rough = of_queries
+    masks, mask_of, without, ends = allowed
+    bounds, nothing = np.empty(products.shape[1], np.float32), np.empty(0, np.bool_)
+    for i in range(queries.shape[0]):
+        keep = masks[mask_of[i]] if mask_of[i] >= 0 else nothing
+        left_out = without[ends[i] : ends[i + 1]]
+        bounds_of(products[i], first, of_rows, (scales[i], lengths[i], errors[i]), keep, left_out, bounds)
+        rows, scores = best_rows[i, : ks[i]], best_scores[i, : ks[i]]
+        found[i] = best_of_block(bounds, first, queries[i], vectors, slacks[i], rough[i], rows, scores, found[i])
 
 
 @numba.njit(cache=True, nogil=True)

@@ -81,9 +81,8 @@ def test_a_bound_is_nowhere_below_a_score(rng):
             products = rows._products(asked, slice(0, 3000))
             for i in range(8):
                 of_query = asked.scales[i], asked.lengths[i], asked.errors[i]
-                bounds_of(
-                    products[i], (codes.scales, codes.errors, codes.lengths), of_query, pruned.ALL, pruned.NONE, bounds
-                )
+                of_rows = codes.scales, codes.errors, codes.lengths
+                bounds_of(products[i], 0, of_rows, of_query, np.zeros(0, np.bool_), pruned.NO_ROWS, bounds)
                 assert (bounds.astype(np.float64) + asked.slacks[i] >= truth[i]).all()
                 assert kept < 64 or (bounds - truth[i] < 0.1 * np.linalg.norm(queries[i]) * rows.longest).all()
 
@@ -117,7 +116,7 @@ def test_how_many_axes_are_coded_is_measured_for_a_large_catalog_and_told(rng, c
     vectors = (rng.normal(size=(pruned.BLOCK // 16, 96)) * 0.9 ** np.arange(96)).astype(np.float32)
     rows = PrunedRows.of(vectors)
     assert rows.turn.width == 64
-    assert "ms for 64 queries" in caplog.text
+    assert "ms for one query" in caplog.text
     assert same(rows, vectors[:70], [10] * 70)
 
 
