@@ -42,6 +42,7 @@ class Batcher(Generic[In, Out]):
         self._max_batch, self._max_in_flight, self._max_waiting = max_batch, max_in_flight, max_waiting
         self._waiting: deque[_Asked[In, Out]] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._last_size = 0  # of the call that started last
         self._woken = False  # to start calls at the end of the loop's present turn
 
     def submit(self, request: In, deadline: float) -> "asyncio.Future[Out]":
@@ -66,13 +67,21 @@ class Batcher(Generic[In, Out]):
             answer.set_exception(DeadlineExceeded(f"{self._name} did not answer in time"))
 
     def _start(self) -> None:
-        """Start calls while there are both waiting requests and free places in flight."""
+        """Start calls while there are both waiting requests and free places in flight.
+
+        Beside a call in flight only one as large starts: a small one would take the place, and most of the time, of
+        the larger one that gathers behind it.
+        """
         self._woken = False
-        while self._waiting and len(self._in_flight) < self._max_in_flight:
+        while self._waiting and (not self._in_flight or self._may_start_another()):
             if batch := self._next_batch():
+                self._last_size = len(batch)
                 task = asyncio.ensure_future(self._run(batch))
                 self._in_flight.add(task)
                 task.add_done_callback(self._finished)
+
+    def _may_start_another(self) -> bool:
+        return len(self._in_flight) < self._max_in_flight and len(self._waiting) >= self._last_size
 
     def _next_batch(self) -> list["_Asked[In, Out]"]:
         batch: list[_Asked[In, Out]] = []
