@@ -168,7 +168,7 @@ class Recommender:
             asked_texts = [self._encoder.submit((release, text), deadline) for text in texts]
             waiting: list[asyncio.Future[Any]] = [*asked_users, *asked_texts]
             try:
-                rows = await self._rows(view, item_ids, deadline, fields) if item_ids else {}
+                rows = await self._examples(view, item_ids, deadline, fields) if item_ids else {}
                 profiles = dict(zip(users, await asyncio.gather(*asked_users), strict=True)) if users else {}
                 embeddings = dict(zip(texts, await asyncio.gather(*asked_texts), strict=True)) if texts else {}
             finally:
@@ -182,6 +182,19 @@ class Recommender:
         if query.exclude_seen:
             exclude.update(item_id for profile in profiles.values() if profile for item_id in profile.seen)
         return vector, tuple(sorted(exclude)), [row.columns for row in rows.values()]
+
+    async def _examples(
+        self, view: View, item_ids: Sequence[str], deadline: float, fields: tuple[str, ...]
+    ) -> dict[str, ItemRow]:
+        """Return the rows of example items in their order; those without fields from a cache."""
+        if fields:
+            return await self._rows(view, item_ids, deadline, fields)
+        known = {item_id: view.rows[item_id] for item_id in item_ids if item_id in view.rows}
+        if unknown := [item_id for item_id in item_ids if item_id not in known]:
+            read = await self._rows(view, unknown, deadline)
+            view.rows.update(read)
+            known |= read
+        return {item_id: known[item_id] for item_id in item_ids}
 
     async def _rows(
         self, view: View, item_ids: Sequence[str], deadline: float, fields: tuple[str, ...] | None = ()

@@ -15,7 +15,7 @@ from semrec_ray.store.follower import Follower
 from semrec_ray.store.items import INTERNAL, ITEMS_TABLE
 from semrec_ray.store.tables import Store
 from semrec_ray.store.vectors import read_space
-from semrec_ray.types import Columns, PartStatus, Release, Space
+from semrec_ray.types import Columns, ItemRow, PartStatus, Release, Space
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class View:
     names: tuple[str, ...]  # of its columns
     standard: tuple[str, ...]  # the fields that are answered where a query names none
     items: LRUCache[str, Columns]  # the standard fields of items that were answered lately
+    rows: LRUCache[str, ItemRow]  # the vectors of items that were examples lately
 
     def pick(self, fields: Sequence[str]) -> tuple[str, ...]:
         """Return the fields to answer with, `*` spelt out; InvalidRequest names those there are."""
@@ -65,7 +66,8 @@ def open_views(config: AppConfig) -> Follower[View]:
         names = tuple(fields.names)
         standard = tuple(name for name in config.fields if name in names and name != "item_id")
         items: LRUCache[str, Columns] = LRUCache(max(1, config.item_cache))
-        return View(release, read_space(store, release.space), fields, names, standard, items)
+        rows: LRUCache[str, ItemRow] = LRUCache(max(1, config.example_cache))
+        return View(release, read_space(store, release.space), fields, names, standard, items, rows)
 
     return Follower(store, config.channel, load, release=config.release)
 
