@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from semrec_ray.search.shard import ShardRows
 
 T = TypeVar("T")
+Q = TypeVar("Q", ShardQuery, FetchQuery)
 
 GATHERED = 256  # queries searched at once, from all routers
 WAITING_MESSAGES = 1024  # to one shard; each router has two on their way at the most
@@ -112,25 +113,24 @@ class LocalShard(ShardPort):
         return _status(self.name, self.held, rows, self._device)
 
     def _search(self, queries: list[ShardQuery]) -> list[Hits | Exception]:
-        answers: list[Hits | Exception | None] = [None] * len(queries)
+        return self._by_release(queries, lambda rows, some: rows.search(some))
+
+    def _fetch(self, queries: list[FetchQuery]) -> list[dict[str, ItemRow] | Exception]:
+        return self._by_release(queries, lambda rows, some: rows.fetch(some))
+
+    def _by_release(
+        self, queries: Sequence[Q], ask: Callable[["ShardRows", list[Q]], Sequence[T | Exception]]
+    ) -> list[T | Exception]:
+        """Return the answers in the order of the queries: each release's rows are asked once."""
+        answers: dict[int, T | Exception] = {}
         for release in {query.release for query in queries}:
             places = [i for i, query in enumerate(queries) if query.release == release]
             try:
-                found: Sequence[Hits | Exception] = self.held.get(release).search([queries[i] for i in places])
+                found = ask(self.held.get(release), [queries[i] for i in places])
             except SemrecError as error:
                 found = [error] * len(places)
-            for i, answer in zip(places, found, strict=True):
-                answers[i] = answer
-        return [answer for answer in answers if answer is not None]
-
-    def _fetch(self, queries: list[FetchQuery]) -> list[dict[str, ItemRow] | Exception]:
-        answers: list[dict[str, ItemRow] | Exception] = []
-        for query in queries:
-            try:
-                answers.append(self.held.get(query.release).fetch(query))
-            except SemrecError as error:
-                answers.append(error)
-        return answers
+            answers |= zip(places, found, strict=True)
+        return [answers[place] for place in range(len(queries))]
 
 
 class LocalProfiles(ProfilesPort):

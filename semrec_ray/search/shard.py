@@ -5,7 +5,8 @@ are applied before the search: k results come back whenever k rows may be return
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +25,7 @@ from semrec_ray.store.items import INTERNAL, read_items
 from semrec_ray.store.tables import Store
 from semrec_ray.store.users import POPULARITY_TABLE
 from semrec_ray.store.vectors import as_matrix, read_vectors, vectors_table
-from semrec_ray.types import Details, FetchQuery, Hits, ItemRow, Release, ShardQuery, Vector
+from semrec_ray.types import Columns, Details, FetchQuery, Hits, ItemRow, Release, ShardQuery, Vector
 
 logger = logging.getLogger(__name__)
 
@@ -90,16 +91,29 @@ class ShardRows:
                 answers[place] = self._hits(*best, queries[place], exact=self.rows.proves(k, keep, excluded))
         return [answers[place] for place in range(len(queries))]
 
-    def fetch(self, query: FetchQuery) -> dict[str, ItemRow]:
-        """Return the wanted columns (and vectors, if wanted) of the items that this shard holds."""
-        held = [item_id for item_id in query.item_ids if item_id in self.row_of]
-        rows = [self.row_of[item_id] for item_id in held]
-        wanted = self.table if query.fields is None else self.table.select(query.fields)
-        columns = wanted.take(rows).to_pylist() if rows and wanted.num_columns else [{}] * len(rows)
-        if not query.vectors:
-            return {item_id: ItemRow(c) for item_id, c in zip(held, columns, strict=True)}
-        vectors = self.rows.take(rows)
-        return {item_id: ItemRow(c, v) for item_id, c, v in zip(held, columns, vectors, strict=True)}
+    def fetch(self, queries: Sequence[FetchQuery]) -> list[dict[str, ItemRow]]:
+        """Return for each query the wanted columns (and vectors, if wanted) of the items that this shard holds."""
+        rows = [[self.row_of[item_id] for item_id in query.item_ids if item_id in self.row_of] for query in queries]
+        columns: dict[tuple[str, ...] | None, Iterator[Columns]] = {}
+        for fields in {query.fields for query in queries}:  # what has the same fields is read at once
+            of_fields = [row for of, query in zip(rows, queries, strict=True) if query.fields == fields for row in of]
+            columns[fields] = iter(self._columns(of_fields, fields))
+        return [
+            self._fetched(of, list(islice(columns[query.fields], len(of))), vectors=query.vectors)
+            for of, query in zip(rows, queries, strict=True)
+        ]
+
+    def _columns(self, rows: list[int], fields: tuple[str, ...] | None) -> list[Columns]:
+        wanted = self.table if fields is None else self.table.select(fields)
+        found: list[Columns] = wanted.take(rows).to_pylist() if rows and wanted.num_columns else [{} for _ in rows]
+        return found
+
+    def _fetched(self, rows: list[int], columns: list[Columns], *, vectors: bool) -> dict[str, ItemRow]:
+        item_ids = [self.item_ids[row] for row in rows]
+        if not vectors or not rows:
+            return {item_id: ItemRow(c) for item_id, c in zip(item_ids, columns, strict=True)}
+        found = zip(item_ids, columns, self.rows.take(rows), strict=True)
+        return {item_id: ItemRow(c, vector) for item_id, c, vector in found}
 
     def _rows_of(self, item_ids: Sequence[str]) -> Rows:
         """Return the rows of the items that this shard holds."""

@@ -58,14 +58,14 @@ def test_k_results_come_back_whenever_k_rows_may(shard, rng):
 
 
 def test_fetch_gives_columns_and_vectors_of_the_items_it_holds(shard):
-    rows = shard.fetch(FetchQuery("r", ("7", "nobody", "42"), vectors=True))
+    rows = shard.fetch([FetchQuery("r", ("7", "nobody", "42"), vectors=True)])[0]
     assert rows.keys() == {"7", "42"}
     assert rows["42"].columns == {"item_id": "42", "year": 1942}
     assert rows["7"].vector.tolist() == shard.rows.take([shard.row_of["7"]])[0].tolist()
-    assert shard.fetch(FetchQuery("r", ("7",)))["7"].vector is None
-    assert shard.fetch(FetchQuery("r", ("7",), fields=("year",)))["7"].columns == {"year": 1907}
-    assert shard.fetch(FetchQuery("r", ("7",), fields=(), vectors=True))["7"].vector is not None
-    assert shard.fetch(FetchQuery("r", ("nobody",), vectors=True)) == {}
+    assert shard.fetch([FetchQuery("r", ("7",))])[0]["7"].vector is None
+    assert shard.fetch([FetchQuery("r", ("7",), fields=("year",))])[0]["7"].columns == {"year": 1907}
+    assert shard.fetch([FetchQuery("r", ("7",), fields=(), vectors=True)])[0]["7"].vector is not None
+    assert shard.fetch([FetchQuery("r", ("nobody",), vectors=True)])[0] == {}
 
 
 def live_release(store) -> Release:
