@@ -6,9 +6,10 @@ searched for on its own: so a pin or a share never fails because the pool ended 
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from semrec_ray.config import RankingConfig
+from semrec_ray.config import RankingConfig, WeightsConfig
 from semrec_ray.errors import InvalidRequest
 from semrec_ray.rank.pipeline import Ranking
 from semrec_ray.rank.rules import Pin
@@ -62,7 +63,7 @@ def make_plan(
     caps = tuple((rule.cap, rule.at_most) for rule in rules if isinstance(rule, CapRule))
     pins = _pins([rule for rule in rules if isinstance(rule, PinRule)])
     ranking = Ranking(
-        weights=Weights(**config.weights.model_dump() | dict(query.weights or {})),
+        weights=_weights(query, config.weights),
         half_life_days=config.freshness_half_life_days,
         diversity=config.diversity if query.diversity is None else query.diversity,
         factors=tuple(factor for _, factor in boosts),
@@ -117,6 +118,16 @@ def _same(field: str, examples: Sequence[Columns]) -> Filter | None:
         values |= dict.fromkeys(value if isinstance(value, list) else [value])
     values.pop(None, None)
     return {field: {"$in": list(values)}} if values else None
+
+
+def _weights(query: Query, config: WeightsConfig) -> Weights:
+    """Return the configured weights, a query's own in their place."""
+    return replace(_configured(config), **query.weights) if query.weights else _configured(config)
+
+
+@lru_cache(8)
+def _configured(config: WeightsConfig) -> Weights:
+    return Weights(**config.model_dump())
 
 
 def _weighed(weights: Weights, known: Sequence[str]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from semrec_ray.rank.scoring import Positions, Values, Weights, added_up, contri
 from semrec_ray.types import Details, Vector
 
 DAY_S = 86_400.0
+SIMILARITY_ALONE = Weights()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class Ranking:
     @property
     def plain(self) -> bool:
         """Whether the order of the search is that of the slate."""
-        return self == Ranking(half_life_days=self.half_life_days)
+        arranged = self.diversity or self.factors or self.pins or self.caps or self.shares
+        return not arranged and self.weights == SIMILARITY_ALONE
 
 
 @dataclass(frozen=True, slots=True)
