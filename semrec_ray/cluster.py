@@ -80,14 +80,43 @@ def _start(node: HeadNode) -> subprocess.Popen[bytes]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    begun = descendants(process.pid)
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(timeout=STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired:  # replicas behind HAProxy let half a minute pass before they end
         process.kill()
         process.wait()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # what outlived its head; the group is ours alone
+    for pid, started in begun.items():
+        if _started(pid) == started:  # Ray gives some of its processes groups of their own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Return the processes that a process began, they too, and when each started; none where there is no /proc."""
+    found: dict[int, str] = {}
+    parents = {int(path.name): stat for path in Path("/proc").glob("[0-9]*") if (stat := _stat(int(path.name)))}
+    newest = {pid}
+    while newest:
+        newest = {child for child, stat in parents.items() if int(stat[1]) in newest and child not in found}
+        found |= {child: parents[child][19] for child in newest}
+    return found
+
+
+def _started(pid: int) -> str | None:
+    stat = _stat(pid)
+    return stat[19] if stat else None
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat behind the name: state, parent, …, start time as the 20th; [] without one."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def forget_dead_cluster(temp_dir: Path) -> None:

@@ -97,7 +97,7 @@ class LocalShard(ShardPort):
         return await self._gathered.submit(queries, asyncio.get_running_loop().time() + SEARCH_TIMEOUT_S)
 
     async def _search_together(self, messages: list[list[ShardQuery]]) -> list[list[Hits | Exception]]:
-        found = iter(await asyncio.to_thread(self._search, [query for message in messages for query in message]))
+        found = iter(self._search([query for message in messages for query in message]))
         return [list(islice(found, len(message))) for message in messages]
 
     async def fetch(self, queries: list[FetchQuery]) -> Sequence[dict[str, ItemRow] | Exception]:

@@ -15,7 +15,7 @@ import yaml
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from semrec_ray.api.schemas import slate_json
-from semrec_ray.cluster import HeadNode, answers, free_port, running, wait_until
+from semrec_ray.cluster import HeadNode, answers, descendants, free_port, running, wait_until
 from semrec_ray.config import AppConfig
 from semrec_ray.recommender import Recommender
 from semrec_ray.types import Example, Query
@@ -66,7 +66,10 @@ def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, m
         over_http = [httpx.get(f"{url}/v1/similar/i{i:03d}").json()["items"] for i in range(20)]
         batch = {"queries": [{"examples": [{"item_id": f"i{i:03d}"}]} for i in range(20)]}
         together = httpx.post(f"{url}/v1/query/batch", json=batch).json()["results"]
+        begun = descendants(os.getpid())
         counted = httpx.get(f"http://127.0.0.1:{environment['RAY_SERVE_HAPROXY_METRICS_PORT']}/metrics").text
     assert "haproxy_frontend_http_requests_total" in counted
+    assert len(begun) > 10
+    wait_until(lambda: not begun.keys() & descendants(1).keys(), 10, "a process outlived its cluster")
     assert over_http == orjson.loads(orjson.dumps(asyncio.run(here(live_store.uri))))
     assert [result["items"] for result in together] == over_http
