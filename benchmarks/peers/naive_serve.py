@@ -36,7 +36,7 @@ class Shard:
 
     def search(self, vector: Floats, k: int, filter: str | None) -> tuple[Rows, Floats]:
         """Return rows of the catalog and scores of the k best."""
-        scores = (self.rows @ torch.from_numpy(np.array(vector)).bfloat16()).float()
+        scores = (torch.from_numpy(np.array(vector)).bfloat16()[None] @ self.rows.T)[0].float()
         if filter:
             keep = self.files.mask(filter)[self.shard :: SHARDS]
             scores[torch.from_numpy(~keep)] = -torch.inf
