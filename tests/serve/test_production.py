@@ -35,6 +35,14 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
+def belongs(pid: int, folder: Path) -> bool:
+    """Whether a process lives that has the folder as its home; what has ended, or is about to, has no environment."""
+    try:
+        return f"HOME={folder}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
 async def here(store: str) -> list[list[dict[str, Any]]]:
     recommender = await Recommender.open(AppConfig(auth={"mode": "none"}, store=store))
     slates = await recommender.query_batch([Query((Example(item_id=f"i{i:03d}"),)) for i in range(20)])
@@ -44,8 +52,8 @@ async def here(store: str) -> list[list[dict[str, Any]]]:
 def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, monkeypatch):
     port, ports = free_port(), ("METRICS_PORT", "STATS_PORT")
     environment = {"RAY_AUTH_MODE": "disabled", "HOME": str(folder), "SEMREC_STORE": live_store.uri}
-    environment |= {f"RAY_SERVE_HAPROXY_{name}": str(free_port()) for name in ports}  # others may run here:
-    first = 30_000 + os.getpid() % 1000 * 10  # two clusters that share these ports share each other's requests
+    environment |= {f"RAY_SERVE_HAPROXY_{name}": str(free_port()) for name in ports}  # others may run here
+    first = 30_000 + os.getpid() % 200 * 10  # two clusters that share these ports share each other's requests
     environment |= {"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first)}
     environment |= {"RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 9)}
     config = yaml.safe_load((ROOT / "serve_configs" / "production.yaml").read_text())
@@ -66,10 +74,10 @@ def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, m
         over_http = [httpx.get(f"{url}/v1/similar/i{i:03d}").json()["items"] for i in range(20)]
         batch = {"queries": [{"examples": [{"item_id": f"i{i:03d}"}]} for i in range(20)]}
         together = httpx.post(f"{url}/v1/query/batch", json=batch).json()["results"]
-        begun = descendants(os.getpid())
+        begun = {pid for pid in descendants(os.getpid()) if belongs(pid, folder)}
         counted = httpx.get(f"http://127.0.0.1:{environment['RAY_SERVE_HAPROXY_METRICS_PORT']}/metrics").text
     assert "haproxy_frontend_http_requests_total" in counted
     assert len(begun) > 10
-    wait_until(lambda: not begun.keys() & descendants(1).keys(), 10, "a process outlived its cluster")
+    wait_until(lambda: not any(belongs(pid, folder) for pid in begun), 10, "a process outlived its cluster")
     assert over_http == orjson.loads(orjson.dumps(asyncio.run(here(live_store.uri))))
     assert [result["items"] for result in together] == over_http
