@@ -150,8 +150,8 @@ class PrunedRows:
         meant = numbers * scales.astype(np.float64)[:, None]
         dims, full = queries.shape[1], lengths_of(queries)
         rough = (dims * UNIT * 1.01 + 4 * UNIT) * full * self.longest + dims * 2.0**-126
-        # The sum of a product in float32, what is added to it, and that the axes are orthonormal only up to 1e-9. A code
-        # is longer than its prefix by a factor of 1 + sqrt(W) / (2 STEPS) at the most.
+        # The sum of a product in float32, what is added to it, and that the axes are orthonormal only up to 1e-9. A
+        # code is longer than its prefix by a factor of 1 + sqrt(W) / (2 STEPS) at the most.
         slacks = ((self.turn.width + 32) * UNIT * 1.25 + 1e-9) * full * self.longest
         lengths, away = rounded_up(lengths_of(meant)), rounded_up(lengths_of(whole - meant))
         return Asked(numbers, scales, lengths, away, rounded_up(slacks + rough), rounded_up(rough))

@@ -21,6 +21,7 @@ from semrec_ray.errors import Conflict, StoreError
 logger = logging.getLogger(__name__)
 
 _RETRY = timedelta(minutes=30)  # as long as another commit may keep a bulk import from its own
+_TRIES = 20  # to replace a table that others replace too
 _KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 
 
@@ -84,11 +85,20 @@ class Store:
             return dataset
 
     def replace(self, name: str, rows: Rows) -> int:
-        """Make these the table's rows, whatever it held; returns the new version."""
+        """Make these the table's rows, whatever it held; returns the new version.
+
+        Of several at once each makes a version of its own; Conflict where others were faster again and again.
+        """
         self.create(name, rows.schema)  # Lance warns of a table to overwrite that is not there
-        with _streamed(rows, rows.schema) as source:
-            dataset = lance.write_dataset(source, self.table_uri(name), schema=rows.schema, mode="overwrite")
-        return int(dataset.version)
+        for _ in range(_TRIES):
+            try:
+                with _streamed(rows, rows.schema) as source:
+                    dataset = lance.write_dataset(source, self.table_uri(name), schema=rows.schema, mode="overwrite")
+                return int(dataset.version)
+            except OSError as error:
+                if "Retryable commit conflict" not in str(error):
+                    raise
+        raise Conflict(f"table {name!r} was replaced by somebody else {_TRIES} times meanwhile: run it again")
 
     def upsert(self, name: str, rows: Rows, key: str) -> int:
         """Update the rows whose key is known, insert the others, in one commit; returns the version."""

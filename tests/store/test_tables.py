@@ -233,3 +233,13 @@ def test_whole_numbers_go_into_a_column_of_floats(store):
     second = pa.table({"key": ["b"], "price": [2]})
     store.upsert("t", Rows.of(second.cast(keyed(second.schema, "key"))), "key")
     assert store.open("t").to_table().sort_by("key")["price"].to_pylist() == [1.5, 2.0]
+
+
+def test_of_tables_replaced_at_once_each_is_a_version_of_its_own(store):
+    def put(number: int) -> int:
+        return store.replace("numbers", Rows.of(pa.table({"number": [number] * 3})))
+
+    with ThreadPoolExecutor(4) as pool:
+        versions = list(pool.map(put, range(12)))
+    held = [store.open("numbers", version).to_table()["number"].to_pylist() for version in versions]
+    assert held == [[number] * 3 for number in range(12)]
