@@ -44,7 +44,7 @@ Q = TypeVar("Q", ShardQuery, FetchQuery)
 
 GATHERED = 256  # queries searched at once, from all routers
 WAITING_MESSAGES = 1024  # to one shard; each router has two on their way at the most
-IN_PLACE_S = 0.03  # a search as short as the last one was holds up the event loop no longer than this
+IN_PLACE_S = 0.03  # of a search that may hold up the event loop, by what a query of the last one took
 SEARCH_TIMEOUT_S = 60.0  # of a message: its requests have their own, much shorter deadlines
 
 
@@ -86,7 +86,7 @@ class LocalShard(ShardPort):
 
     def __init__(self, name: str, held: Follower["ShardRows"], device: str) -> None:
         self.name, self.held, self._device = name, held, device
-        self._last_search_s = float("inf")
+        self._query_s = float("inf")  # of the last search; more at once take less each
         self._gathered: Batcher[list[ShardQuery], list[Hits | Exception]] = Batcher(
             self._search_together,
             name=name,
@@ -103,9 +103,9 @@ class LocalShard(ShardPort):
 
     async def _search_together(self, messages: list[list[ShardQuery]]) -> list[list[Hits | Exception]]:
         queries = [query for message in messages for query in message]
-        began, in_place = time.perf_counter(), self._last_search_s < IN_PLACE_S
+        began, in_place = time.perf_counter(), len(queries) * self._query_s < IN_PLACE_S
         found = iter(self._search(queries) if in_place else await asyncio.to_thread(self._search, queries))
-        self._last_search_s = time.perf_counter() - began
+        self._query_s = (time.perf_counter() - began) / max(1, len(queries))
         return [list(islice(found, len(message))) for message in messages]
 
     async def fetch(self, queries: list[FetchQuery]) -> Sequence[dict[str, ItemRow] | Exception]:

@@ -11,7 +11,7 @@ from semrec_ray.types import Hits, ShardQuery
 
 
 class Rows:
-    """Answers after `seconds`, and notes how many queries it got at once and in which thread."""
+    """Answers after `seconds` for each query, and notes how many queries it got at once and in which thread."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.batches, self.threads = seconds, [], []
@@ -19,7 +19,7 @@ class Rows:
     def search(self, queries: list[ShardQuery]) -> list[Hits]:
         self.batches.append(len(queries))
         self.threads.append(threading.current_thread())
-        time.sleep(self.seconds)
+        time.sleep(self.seconds * len(queries))
         return [Hits("r", 1, (str(query.k),), np.ones(1, np.float32)) for query in queries]
 
 
@@ -57,3 +57,10 @@ def test_short_searches_run_in_the_event_loop_and_long_ones_beside_it():
     main = threading.main_thread()
     assert [thread is main for thread in short.threads] == [False, True, True]
     assert [thread is main for thread in long.threads] == [False, False, False]
+
+
+def test_many_queries_after_a_short_search_do_not_hold_up_the_event_loop():
+    rows = Rows(IN_PLACE_S / 25)
+    ask(rows, [1], [1], [1] * 50, [1], at_once=False)
+    main = threading.main_thread()
+    assert [thread is main for thread in rows.threads] == [False, True, False, True]

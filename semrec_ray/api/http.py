@@ -167,9 +167,6 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 400:  # FastAPI's word for a body that is no text
-        message = "the body cannot be read: send JSON in UTF-8"
-        return json_response(error_json(InvalidRequest.code, message, request_id(request)), request, 422)
     hint = "; the routes are listed at /docs" if error.status_code in (404, 405) else ""
     message = f"{request.method} {request.url.path}: {error.detail}{hint}"
     code = _CODES.get(error.status_code, "http_error")
