@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from semrec_ray.search import device, exact
 from semrec_ray.search.device import ExactRows
-from semrec_ray.search.exact import top_k
+from tests.search.judge import same, searches
 
-values = st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 3.0]) | st.floats(-4, 4, width=16)
 without_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 DEVICES = [
     pytest.param("cpu", torch.float32, id="cpu-float32"),
@@ -21,31 +18,11 @@ DEVICES = [
 ]
 
 
-def same(vectors, queries, ks, keeps, excluded, where: str, dtype: torch.dtype) -> bool:
-    """Whether both searches agree to the bit."""
-    masks = [np.ones(len(vectors), np.bool_) if keep is None else keep.copy() for keep in keeps]
-    for mask, left_out in zip(masks, excluded, strict=True):
-        mask[left_out] = False
-    longest = float(np.linalg.norm(vectors.astype(np.float64), axis=1).max())
-    truth = top_k(torch.from_numpy(vectors), torch.from_numpy(queries), ks, masks, longest)
-    found = ExactRows(vectors, where, dtype).top_k(queries, ks, keeps, excluded)
-    return all(
-        mine[0].tolist() == theirs[0].tolist() and mine[1].tobytes() == theirs[1].tobytes()
-        for mine, theirs in zip(found, truth, strict=True)
-    )
-
-
 @pytest.mark.parametrize(("where", "dtype"), DEVICES)
 @settings(max_examples=100, deadline=None)
-@given(data=st.data())
-def test_the_answer_is_that_of_the_exact_search_to_the_bit(where, dtype, data):
-    n, dims, b = data.draw(st.integers(1, 120)), data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4))
-    vectors = data.draw(hnp.arrays(np.float32, (n, dims), elements=values))
-    queries = data.draw(hnp.arrays(np.float32, (b, dims), elements=values))
-    ks = data.draw(st.lists(st.integers(1, n + 3), min_size=b, max_size=b))
-    keeps = [data.draw(st.none() | hnp.arrays(np.bool_, n)) for _ in range(b)]
-    excluded = [np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=5)), np.int64) for _ in range(b)]
-    assert same(vectors, queries, ks, keeps, excluded, where, dtype)
+@given(search=searches(120))
+def test_the_answer_is_that_of_the_exact_search_to_the_bit(where, dtype, search):
+    assert same(ExactRows(search[0], where, dtype), *search)
 
 
 @pytest.mark.parametrize(("where", "dtype"), DEVICES)
@@ -64,7 +41,8 @@ def test_it_holds_for_rows_of_any_kind_over_several_blocks(rng, monkeypatch, whe
     queries = queries[rng.permutation(2 * batch)[:batch]]
     ks = rng.choice([1, 10, 300], size=batch).tolist()
     keeps = [None if i % 3 else rng.random(n) < share for i, share in enumerate(rng.choice([0.01, 0.5], size=batch))]
-    assert same(vectors, queries, ks, keeps, [rng.integers(n, size=20) for _ in range(batch)], where, dtype)
+    excluded = [rng.integers(n, size=20) for _ in range(batch)]
+    assert same(ExactRows(vectors, where, dtype), vectors, queries, ks, keeps, excluded)
 
 
 def test_what_a_float16_product_cannot_prove_is_searched_again(rng, monkeypatch):
@@ -72,9 +50,7 @@ def test_what_a_float16_product_cannot_prove_is_searched_again(rng, monkeypatch)
     monkeypatch.setattr(device, "top_k", lambda *given: asked.append(len(given[1])) or exact.top_k(*given))
     base = rng.normal(size=(1, 64)).astype(np.float32)
     vectors = base + 1e-6 * rng.normal(size=(400, 64)).astype(np.float32)  # nearer to each other than float16 tells
-    assert same(
-        vectors, np.concatenate([base, -base]), [5, 5], [None, None], [np.zeros(0, np.int64)] * 2, "cpu", torch.float16
-    )
+    assert same(ExactRows(vectors, "cpu", torch.float16), vectors, np.concatenate([base, -base]), [5, 5])
     assert asked == [1, 1]
 
 

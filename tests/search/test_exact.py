@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from semrec_ray.search.exact import MARGIN, error_bound, exact_scores, top_k
+from tests.search.judge import searches
 
 
 def true_scores(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
@@ -34,18 +33,10 @@ def search(vectors, queries, ks, keeps=None):
     return top_k(torch.from_numpy(vectors), torch.from_numpy(queries), ks, keeps, longest(vectors))
 
 
-# Few distinct values make ties; float16 values are what the store holds.
-values = st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 3.0]) | st.floats(-4, 4, width=16)
-
-
 @settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_the_answer_is_that_of_exact_arithmetic_with_ties_to_the_smaller_row(data):
-    n, dims, b = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 9)), data.draw(st.integers(1, 3))
-    vectors = data.draw(hnp.arrays(np.float32, (n, dims), elements=values))
-    queries = data.draw(hnp.arrays(np.float32, (b, dims), elements=values))
-    ks = data.draw(st.lists(st.integers(1, n + 3), min_size=b, max_size=b))
-    keeps = [data.draw(st.none() | hnp.arrays(np.bool_, n)) for _ in range(b)]
+@given(searches(90))
+def test_the_answer_is_that_of_exact_arithmetic_with_ties_to_the_smaller_row(drawn):
+    vectors, queries, ks, keeps, _ = drawn
     for (rows, scores), query, k, keep in zip(search(vectors, queries, ks, keeps), queries, ks, keeps, strict=True):
         expected_rows, expected_scores = brute_force(vectors, query, k, keep)
         assert rows.tolist() == expected_rows

@@ -8,44 +8,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from semrec_ray.search import pruned, scan
-from semrec_ray.search.exact import exact_scores, top_k
+from semrec_ray.search.exact import exact_scores
 from semrec_ray.search.pruned import PrunedRows
 from semrec_ray.search.scan import CHUNK, bounds_of, exact_score, kth_highest
-
-# Few distinct values make ties; float16 values are what the store holds.
-values = st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 3.0]) | st.floats(-4, 4, width=16)
-
-
-def longest(vectors: np.ndarray) -> float:
-    return float(np.linalg.norm(vectors.astype(np.float64), axis=1).max())
-
-
-def same(rows: PrunedRows, queries, ks, keeps=None, excluded=None) -> bool:
-    """Whether both searches agree to the bit."""
-    keeps = keeps or [None] * len(ks)
-    without = excluded or [np.zeros(0, np.int64)] * len(ks)
-    masks = [np.ones(len(rows.vectors), np.bool_) if keep is None else keep.copy() for keep in keeps]
-    for mask, left_out in zip(masks, without, strict=True):
-        mask[left_out] = False
-    truth = top_k(torch.from_numpy(rows.vectors), torch.from_numpy(queries), ks, masks, longest(rows.vectors))
-    found = rows.top_k(queries, ks, keeps, without)
-    return all(
-        mine[0].tolist() == theirs[0].tolist() and mine[1].tobytes() == theirs[1].tobytes()
-        for mine, theirs in zip(found, truth, strict=True)
-    )
+from tests.search.judge import same, searches
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_the_answer_is_that_of_the_exact_search_to_the_bit(data):
-    n, dims, b = data.draw(st.integers(1, 200)), data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4))
-    vectors = data.draw(hnp.arrays(np.float32, (n, dims), elements=values))
-    queries = data.draw(hnp.arrays(np.float32, (b, dims), elements=values))
-    ks = data.draw(st.lists(st.integers(1, n + 3), min_size=b, max_size=b))
-    keeps = [data.draw(st.none() | hnp.arrays(np.bool_, n)) for _ in range(b)]
-    excluded = [np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=5)), np.int64) for _ in range(b)]
-    rows = PrunedRows.of(vectors, data.draw(st.integers(0, dims)))
-    assert same(rows, queries, ks, keeps, excluded)
+@given(searches(), st.data())
+def test_the_answer_is_that_of_the_exact_search_to_the_bit(search, data):
+    vectors = search[0]
+    rows = PrunedRows.of(vectors, data.draw(st.integers(0, vectors.shape[1])))
+    assert same(rows, *search)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 40])
@@ -66,7 +40,7 @@ def test_it_holds_for_thousands_of_rows_of_any_kind_over_several_blocks(rng, mon
     keeps = [None if i % 3 else rng.random(n) < share for i, share in enumerate(rng.choice([0.01, 0.5], size=batch))]
     excluded = [rng.integers(n, size=20) for _ in range(batch)]
     for kept in (0, 8, 33, dims):
-        assert same(PrunedRows.of(vectors, kept), picked, ks, keeps, excluded)
+        assert same(PrunedRows.of(vectors, kept), vectors, picked, ks, keeps, excluded)
 
 
 def test_a_bound_is_nowhere_below_a_score(rng):
@@ -117,7 +91,7 @@ def test_how_many_axes_are_coded_is_measured_for_a_large_catalog_and_told(rng, c
     rows = PrunedRows.of(vectors)
     assert rows.turn.width == 64
     assert "ms for one query" in caplog.text
-    assert same(rows, vectors[:70], [10] * 70)
+    assert same(rows, vectors, vectors[:70], [10] * 70)
 
 
 def test_no_query_waits_for_the_compiler(rng):
