@@ -114,12 +114,26 @@ def channel_history(store: Store, name: str) -> list[Channel]:
     return [Channel(row["channel"], row["release"], row["number"], row["moved"]) for row in rows.to_pylist()]
 
 
+def channel_names(store: Store) -> list[str]:
+    """Return the names of the channels there are, ascending."""
+    dataset = store.find(CHANNELS_TABLE)
+    return [] if dataset is None else sorted(dataset.to_table(columns=["channel"])["channel"].unique().to_pylist())
+
+
+def window(store: Store, keep: int = 3) -> list[Release]:
+    """Return the releases that any channel points at, or pointed at in its last `keep` moves, the newest first.
+
+    Those are what a roll-back may serve again: what they need has to stay. A release that is no longer there is left
+    out.
+    """
+    histories = (channel_history(store, name) for name in channel_names(store))
+    pointed = {move.release for history in histories for move in history[: max(1, keep)]}
+    return [release for release in read_releases(store) if release.name in pointed]
+
+
 def served_spaces(store: Store) -> set[str]:
     """Return the spaces of the releases that any channel points at."""
-    dataset = store.find(CHANNELS_TABLE)
-    names = [] if dataset is None else dataset.to_table(columns=["channel"])["channel"].unique().to_pylist()
-    pointed = {channel.release for name in names if (channel := read_channel(store, name))}
-    return {release.space for release in read_releases(store) if release.name in pointed}
+    return {release.space for release in window(store, keep=1)}
 
 
 def move_channel(store: Store, name: str, release: str, *, expected: Channel | None) -> Channel:

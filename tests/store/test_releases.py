@@ -15,6 +15,8 @@ from semrec_ray.store.releases import (
     read_channel,
     read_release,
     read_releases,
+    served_spaces,
+    window,
 )
 from semrec_ray.store.tables import keyed
 from semrec_ray.types import Release
@@ -130,3 +132,29 @@ def test_a_release_that_does_not_load_leaves_the_old_one_serving_and_says_why(st
     follower.refresh()
     assert follower.error == "file cut short"
     assert [held.name for held in follower.releases] == ["good"]
+
+
+def point(store, channel: str, *names: str) -> None:
+    for name in names:
+        move_channel(store, channel, name, expected=read_channel(store, channel))
+
+
+def test_the_window_is_what_any_channel_pointed_at_in_its_last_moves_each_once_the_newest_first(store):
+    assert window(store) == []
+    made = {f"r{number}": release(f"r{number}") for number in range(7)}
+    for each in made.values():
+        create_release(store, each)
+    point(store, "live", "r1", "r2", "r4", "r2")
+    point(store, "canary", "r0", "r6")
+    assert window(store, keep=1) == [made["r6"], made["r2"]]
+    assert window(store, keep=2) == [made[name] for name in ("r6", "r4", "r2", "r0")]
+    assert [each.name for each in window(store)] == ["r6", "r4", "r2", "r0"]  # of three moves two went to r2
+    assert [each.name for each in window(store, keep=9)] == ["r6", "r4", "r2", "r1", "r0"]
+    assert window(store, keep=0) == window(store, keep=1)  # what a channel points at is always in it
+    assert served_spaces(store) == {"space"}
+
+
+def test_a_release_that_is_gone_is_not_in_the_window(store):
+    create_release(store, release("r1"))
+    point(store, "live", "lost", "r1")
+    assert [each.name for each in window(store)] == ["r1"]
