@@ -37,7 +37,7 @@ from semrec_ray.types import (
 )
 
 if TYPE_CHECKING:
-    from semrec_ray.search.shard import ShardRows
+    from semrec_ray.search.live import LiveRows
 
 T = TypeVar("T")
 Q = TypeVar("Q", ShardQuery, FetchQuery)
@@ -61,6 +61,10 @@ class ProfilesPort(Protocol):
         """Return what they hold."""
         ...
 
+    async def reach(self, seq: int) -> None:
+        """Wait until they have a live write; whoever calls bounds it."""
+        ...
+
 
 class EncoderPort(Protocol):
     """The encoder as the recommender sees it, in this process or in another."""
@@ -75,6 +79,10 @@ class EncoderPort(Protocol):
         """Return what it holds."""
         ...
 
+    async def reach(self, seq: int) -> None:
+        """Return at once: it knows no items."""
+        ...
+
 
 class LocalShard(ShardPort):
     """One shard of the catalog, searched in this process.
@@ -84,7 +92,7 @@ class LocalShard(ShardPort):
     costs a tenth of the requests per second. Longer ones run in a thread.
     """
 
-    def __init__(self, name: str, held: Follower["ShardRows"], device: str) -> None:
+    def __init__(self, name: str, held: Follower["LiveRows"], device: str) -> None:
         self.name, self.held, self._device = name, held, device
         self._query_s = float("inf")  # of the last search; more at once take less each
         self._gathered: Batcher[list[ShardQuery], list[Hits | Exception]] = Batcher(
@@ -117,8 +125,11 @@ class LocalShard(ShardPort):
     async def status(self) -> PartStatus:
         """Return what the shard holds."""
         newest = _newest(self.held)
-        rows = len(newest.item_ids) if newest else 0
-        return _status(self.name, self.held, rows, self._device)
+        return _status(self.name, self.held, newest.count if newest else 0, self._device)
+
+    async def reach(self, seq: int) -> None:
+        """Wait until the shard has a live write."""
+        await self.held.reach(seq)
 
     def _search(self, queries: list[ShardQuery]) -> list[Hits | Exception]:
         return self._by_release(queries, lambda rows, some: rows.search(some))
@@ -127,7 +138,7 @@ class LocalShard(ShardPort):
         return self._by_release(queries, lambda rows, some: rows.fetch(some))
 
     def _by_release(
-        self, queries: Sequence[Q], ask: Callable[["ShardRows", list[Q]], Sequence[T | Exception]]
+        self, queries: Sequence[Q], ask: Callable[["LiveRows", list[Q]], Sequence[T | Exception]]
     ) -> list[T | Exception]:
         """Return the answers in the order of the queries: each release's rows are asked once."""
         answers: dict[int, T | Exception] = {}
@@ -164,6 +175,10 @@ class LocalProfiles(ProfilesPort):
         newest = _newest(self.held)
         return _status(self.name, self.held, len(newest) if newest else 0, "cpu")
 
+    async def reach(self, seq: int) -> None:
+        """Wait until they have a live write."""
+        await self.held.reach(seq)
+
 
 class LocalEncoder(EncoderPort):
     """The models of the releases that this process holds; one at a time, in a thread."""
@@ -181,6 +196,9 @@ class LocalEncoder(EncoderPort):
     async def status(self) -> PartStatus:
         """Return what it holds."""
         return _status(self.name, self.held, 0, "cpu")
+
+    async def reach(self, seq: int) -> None:
+        """Return at once: a model knows no items."""
 
     def _encode(self, requests: list[tuple[str, str]]) -> list[Vector | Exception]:
         answers: list[Vector | Exception | None] = [None] * len(requests)
@@ -209,15 +227,16 @@ def open_shard(config: AppConfig, shard: int, *, shards: int) -> LocalShard:
     """Return shard number `shard` of `shards`; it holds nothing before its first refresh."""
     store, buckets = Store(config.store), buckets_owned(shard, shards)
     from semrec_ray.search.hnsw import HnswShard, load_faiss  # only shards pay for torch: 2 s and 200 MB
-    from semrec_ray.search.shard import choose_device, load_shard
+    from semrec_ray.search.live import load_live
+    from semrec_ray.search.shard import choose_device
 
     device, indexed = choose_device(config.num_gpus), None
     if config.index == "hnsw":
         load_faiss()  # what is not installed is better known now than at every release
         indexed = HnswShard(store, config.hnsw, shard, shards)
 
-    def load(release: Release) -> "ShardRows":
-        return load_shard(store, release, buckets, device, config.ranking, indexed)
+    def load(release: Release) -> "LiveRows":
+        return load_live(store, release, buckets, device, config.ranking, indexed)
 
     return LocalShard(f"shard-{shard}", Follower(store, config.channel, load, release=config.release), device)
 
@@ -267,4 +286,4 @@ def _newest(held: Follower[T]) -> T | None:
 
 
 def _status(name: str, held: Follower[T], rows: int, device: str) -> PartStatus:
-    return PartStatus(name, tuple(release.name for release in held.releases), rows, device, held.error)
+    return PartStatus(name, tuple(release.name for release in held.releases), rows, device, held.error, held.seq)

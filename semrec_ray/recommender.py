@@ -81,6 +81,9 @@ class Recommender:
         self._check_filters(query, rules, view)
         fields = view.standard if query.fields is None else view.pick(query.fields)
         deadline = self._deadline(query.timeout_s)
+        if query.min_seq:
+            with stages.stage("reach"):
+                await self.serving.reach(query.min_seq, deadline)
         vector, exclude, compared = await self._understand(query, compared_fields(rules), view, deadline, stages)
         plan = make_plan(query, rules, self.config.ranking, view.names, compared)
         fallback = query.fallback or self.config.ranking.fallback
@@ -152,6 +155,7 @@ class Recommender:
             coverage=serving.coverage(),
             shards=serving.shard_status,
             parts=serving.part_status,
+            seq=serving.views.seq,
         )
 
     async def _understand(
@@ -189,10 +193,10 @@ class Recommender:
         """Return the rows of example items in their order; those without fields from a cache."""
         if fields:
             return await self._rows(view, item_ids, deadline, fields)
-        known = {item_id: view.rows[item_id] for item_id in item_ids if item_id in view.rows}
+        known, settled = view.kept(view.rows, item_ids), view.settled
         if unknown := [item_id for item_id in item_ids if item_id not in known]:
             read = await self._rows(view, unknown, deadline)
-            view.rows.update(read)
+            view.keep(view.rows, read, settled)
             known |= read
         return {item_id: known[item_id] for item_id in item_ids}
 
@@ -219,7 +223,7 @@ class Recommender:
         standard = view.standard
         cached = fields is standard or set(fields) <= set(standard)
         wanted = list(dict.fromkeys(item_ids))
-        columns = {item_id: view.items[item_id] for item_id in wanted if cached and item_id in view.items}
+        columns, settled = view.kept(view.items, wanted) if cached else {}, view.settled
         unknown = [item_id for item_id in wanted if item_id not in columns]
         if not unknown:
             return columns, ()
@@ -228,7 +232,7 @@ class Recommender:
         )
         read = {item_id: row.columns for item_id, row in rows.items()}
         if cached:
-            view.items.update(read)
+            view.keep(view.items, read, settled)
         return columns | read, missing
 
     def _check_filters(self, query: Query, rules: Sequence[Rule], view: View) -> None:

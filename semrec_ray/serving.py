@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 from cachetools import LRUCache
 
 from semrec_ray.config import AppConfig
-from semrec_ray.errors import InvalidRequest, NotFound, SemrecError, Unavailable
+from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, SemrecError, Unavailable
+from semrec_ray.store.changes import Change
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.items import INTERNAL, ITEMS_TABLE
 from semrec_ray.store.tables import Store
@@ -18,6 +19,8 @@ from semrec_ray.store.vectors import read_space
 from semrec_ray.types import Columns, ItemRow, PartStatus, Release, Space
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ALL_FIELDS = ("*",)
 STATUS_TIMEOUT_S = 1.0
@@ -32,10 +35,18 @@ class Part(Protocol):
         """Return what the part holds."""
         ...
 
+    async def reach(self, seq: int) -> None:
+        """Wait until the part has a live write; whoever calls bounds it."""
+        ...
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class View:
-    """What a router itself needs to know of a release."""
+    """What a router itself needs to know of a release, and what it keeps of its items.
+
+    It follows the log. Of an item that has changed nothing is kept until every shard has the change: what is fetched
+    meanwhile may be of before. All but `apply` is for the event loop.
+    """
 
     release: Release
     space: Space
@@ -44,6 +55,34 @@ class View:
     standard: tuple[str, ...]  # the fields that are answered where a query names none
     items: LRUCache[str, Columns]  # the standard fields of items that were answered lately
     rows: LRUCache[str, ItemRow]  # the vectors of items that were examples lately
+    seq: int = 0
+    changed: dict[str, int] = field(default_factory=dict)  # item_id: the seq that every shard has to have first
+    settled: int = 0  # how often changes were settled: what was asked for before that is not kept
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Note which items the next changes of the log are of; by any one thread."""
+        for change in changes:
+            if change.verb in ("put", "delete"):
+                self.changed[str(change.item_id)] = change.seq
+            self.seq = max(self.seq, change.seq)
+
+    def kept(self, cache: LRUCache[str, T], item_ids: Iterable[str]) -> dict[str, T]:
+        """Return what a cache has of these items."""
+        return {i: cache[i] for i in item_ids if i in cache and i not in self.changed}
+
+    def keep(self, cache: LRUCache[str, T], read: Mapping[str, T], settled: int) -> None:
+        """Keep what was read of items; `settled` is what it was when they were asked for."""
+        if settled == self.settled:
+            cache.update({i: value for i, value in read.items() if i not in self.changed} if self.changed else read)
+
+    def settle(self, seq: int) -> None:
+        """Forget what is kept of items whose changes every shard has by now."""
+        for item_id in [item_id for item_id, of in list(self.changed.items()) if of <= seq]:
+            self.items.pop(item_id, None)
+            self.rows.pop(item_id, None)
+            if (of := self.changed.pop(item_id)) > seq:  # changed again meanwhile
+                self.changed.setdefault(item_id, of)
+            self.settled += 1
 
     def pick(self, fields: Sequence[str]) -> tuple[str, ...]:
         """Return the fields to answer with, `*` spelt out; InvalidRequest names those there are."""
@@ -67,7 +106,7 @@ def open_views(config: AppConfig) -> Follower[View]:
         standard = tuple(name for name in config.fields if name in names and name != "item_id")
         items: LRUCache[str, Columns] = LRUCache(max(1, config.item_cache))
         rows: LRUCache[str, ItemRow] = LRUCache(max(1, config.example_cache))
-        return View(release, read_space(store, release.space), fields, names, standard, items, rows)
+        return View(release, read_space(store, release.space), fields, names, standard, items, rows, release.seq)
 
     return Follower(store, config.channel, load, release=config.release)
 
@@ -87,6 +126,9 @@ class Serving:
         statuses = await asyncio.gather(*(_status(part) for part in (*self._shards, *self._others)))
         self.shard_status = tuple(statuses[: len(self._shards)])
         self.part_status = tuple(statuses[len(self._shards) :])
+        for release in self.views.releases:
+            holding = [status.seq for status in self.shard_status if release.name in status.releases]
+            self.views.get(release.name).settle(min(holding, default=0))
         answering = [status for status in statuses if status.device]
         searching = any(status.device for status in self.shard_status)
         for release in self.views.releases:
@@ -95,6 +137,21 @@ class Serving:
                     logger.info("serving release %s", release.name)
                 self.release = release.name
                 return
+
+    async def reach(self, seq: int, deadline: float) -> None:
+        """Wait until every part that answers has a live write; InvalidRequest where there is none, DeadlineExceeded."""
+        if self.views.seq < seq:
+            await asyncio.to_thread(self.views.catch_up)
+        if self.views.seq < seq:
+            raise InvalidRequest(
+                f"min_seq is {seq}, and the last write is {self.views.seq}: give what a write answered"
+            )
+        waiting = [part.reach(seq) for part in (*self._shards, *self._others)]
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asyncio.gather(*waiting, return_exceptions=True)  # what is out is missing, as in any query
+        except TimeoutError:
+            raise DeadlineExceeded(f"not every part had the write {seq} in time") from None
 
     def view(self, release: str | None = None) -> View:
         """Return what is known of a release, by default the one being served; NotFound, Unavailable."""

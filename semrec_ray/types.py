@@ -60,6 +60,7 @@ class Query:
     fields: tuple[str, ...] | None = None  # None: the configured ones; ("*",): all
     release: str | None = None
     min_coverage: float | None = None
+    min_seq: int = 0  # a live write that the answer has to know of
     timeout_s: float | None = None
     request_id: str = ""
     intent: float | None = None  # 0 content only … 1 behaviour only; None: what suits the kinds of the examples
@@ -234,7 +235,8 @@ class PartStatus:
     releases: tuple[str, ...]  # loaded ones
     rows: int  # of its newest release: items of a shard, users of the profiles
     device: str
-    error: str | None = None  # why the newest release is not loaded
+    error: str | None = None  # why the newest release is not loaded, or the log not followed
+    seq: int = 0  # the last live write that it has
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +252,7 @@ class Status:
     coverage: float
     shards: tuple[PartStatus, ...]
     parts: tuple[PartStatus, ...]  # the others
+    seq: int = 0  # the last live write that the router knows of
 
 
 class Service(Protocol):

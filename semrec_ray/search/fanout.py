@@ -40,6 +40,10 @@ class ShardPort(Protocol):
         """Return what the shard holds."""
         ...
 
+    async def reach(self, seq: int) -> None:
+        """Wait until the shard has a live write; whoever calls bounds it."""
+        ...
+
 
 class Fanout:
     """All shards of a catalog; each has its own queues, so none delays another."""

@@ -30,6 +30,7 @@ from semrec_ray.types import Columns, Details, FetchQuery, Hits, ItemRow, Releas
 logger = logging.getLogger(__name__)
 
 FALLBACKS = ("popularity", "trending")  # the signals that may rank where there is no vector
+FEW_ROWS = 4096  # are searched by a plain product before they were turned and coded
 
 
 class Searcher(Protocol):
@@ -69,16 +70,25 @@ class ShardRows:
         self.order = {name: np.argsort(-signals[name], kind="stable") for name in FALLBACKS if name in signals}
         self.masks = FilterMasks(table)
 
-    def search(self, queries: Sequence[ShardQuery]) -> list[Hits | SemrecError]:
-        """Return each query's hits or error, in its place; queries with a vector share one matrix product."""
+    def search(self, queries: Sequence[ShardQuery], alive: Mask | None = None) -> list[Hits | SemrecError]:
+        """Return each query's hits or error, in its place; queries with a vector share one matrix product.
+
+        Rows that are not `alive` (N,) are passed over; None: all are.
+        """
+        kept: dict[int, tuple[Mask | None, Mask | None]] = {
+            id(None): (None, alive)
+        }  # by the mask of a filter: queries of the same one share it
         answers: dict[int, Hits | SemrecError] = {}
         near: list[tuple[int, Vector, int, Mask | None, Rows]] = []
         for place, query in enumerate(queries):
             try:
-                keep = self.masks.get(query.filter) if query.filter else None
+                mask = self.masks.get(query.filter) if query.filter else None
             except SemrecError as error:
                 answers[place] = error
                 continue
+            if id(mask) not in kept:
+                kept[id(mask)] = mask, mask if alive is None or mask is None else mask & alive
+            keep = kept[id(mask)][1]
             excluded = self._rows_of(query.exclude)
             if query.vector is None:
                 answers[place] = self._highest(query, keep, excluded)
@@ -102,6 +112,10 @@ class ShardRows:
             self._fetched(of, list(islice(columns[query.fields], len(of))), vectors=query.vectors)
             for of, query in zip(rows, queries, strict=True)
         ]
+
+    def vectors(self, rows: Sequence[int] | Rows) -> Vector:
+        """Return the vectors of rows, (B, D)."""
+        return self.rows.take(list(rows))
 
     def _columns(self, rows: list[int], fields: tuple[str, ...] | None) -> list[Columns]:
         wanted = self.table if fields is None else self.table.select(fields)
@@ -155,8 +169,8 @@ def choose_device(num_gpus: float) -> str:
 
 
 def open_rows(vectors: Vector, device: str) -> Searcher:
-    """Return the rows of (N, D) vectors on a device, ready to be searched exactly."""
-    return PrunedRows.of(vectors) if device == "cpu" else ExactRows(vectors, device)
+    """Return the rows of (N, D) vectors on a device, ready to be searched exactly; few rows cost next to nothing."""
+    return PrunedRows.of(vectors) if device == "cpu" and len(vectors) > FEW_ROWS else ExactRows(vectors, device)
 
 
 def read_rows(store: Store, release: Release, buckets: Sequence[int]) -> tuple[pa.Table, Vector]:

@@ -21,6 +21,10 @@ class EncoderReplica(Following):
         """Return for each (release, text) the embedding by the release's model, or an error."""
         return await self._encoder.encode(requests)
 
+    async def reach(self, seq: int) -> None:
+        """Wait until it has a live write."""
+        await self._encoder.reach(seq)
+
     async def status(self) -> PartStatus:
         """Return what it holds."""
         return await self._encoder.status()

@@ -21,6 +21,10 @@ class ProfilesReplica(Following):
         """Return each query's profile, None where the user is unknown, or an error, in its place."""
         return await self._profiles.lookup(queries)
 
+    async def reach(self, seq: int) -> None:
+        """Wait until it has a live write."""
+        await self._profiles.reach(seq)
+
     async def status(self) -> PartStatus:
         """Return what they hold."""
         return await self._profiles.status()

@@ -36,6 +36,9 @@ class HandlePort:
     async def encode(self, requests: Any) -> Any:  # noqa: ANN401, D102
         return await self._handle.encode.remote(requests)
 
+    async def reach(self, seq: int) -> None:  # noqa: D102
+        await self._handle.reach.remote(seq)
+
     async def status(self) -> Any:  # noqa: ANN401, D102
         return await self._handle.status.remote()
 

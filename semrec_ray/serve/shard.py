@@ -24,6 +24,10 @@ class ShardReplica(Following):
         """Return for each query the items that this shard holds."""
         return pack_rows(await self._shard.fetch(unpack_fetches(queries)))
 
+    async def reach(self, seq: int) -> None:
+        """Wait until it has a live write."""
+        await self._shard.reach(seq)
+
     async def status(self) -> PartStatus:
         """Return what the shard holds."""
         return await self._shard.status()

@@ -1,16 +1,20 @@
-"""A channel in, its newest releases out, loaded: how every process of the service follows a publish.
+"""A channel in, its newest releases out, loaded: how every process of the service follows publishes and live writes.
 
 A new release loads beside the old one and both answer until the next; a load that fails leaves what serves
-as it is, and says why in `error`. Where a release is named, that one is held, wherever the channel points.
+as it is, and says why in `error`. Where a release is named, that one is held, wherever the channel points. What is
+held follows the log of live writes, if it can: what it got before it is held, and from then on, whatever loads.
 """
 
 import asyncio
 import logging
+import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from semrec_ray.errors import SemrecError, Unavailable
+from semrec_ray.store.changes import Change, Log, find_log, newer, read_changes
 from semrec_ray.store.releases import read_channel, read_release
 from semrec_ray.store.tables import Store
 from semrec_ray.types import Release
@@ -18,6 +22,19 @@ from semrec_ray.types import Release
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+LOG_POLL_S = 0.2  # after it a live write is seen; a look that finds nothing takes a tenth of a millisecond
+
+
+@runtime_checkable
+class Live(Protocol):
+    """Something of a release that follows the log."""
+
+    seq: int  # everything up to it is in here
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Take the next changes, ascending, all above `seq`; called by one thread at a time, while others read."""
+        ...
 
 
 class Follower(Generic[T]):
@@ -27,33 +44,60 @@ class Follower(Generic[T]):
         self, store: Store, channel: str, load: Callable[[Release], T], *, release: str | None = None, keep: int = 2
     ) -> None:
         self.store, self.channel, self.load, self.release, self.keep = store, channel, load, release, keep
-        self.error: str | None = None
+        self._errors: dict[str, str] = {}  # of what fails at present: the release, the log
         self._held: OrderedDict[str, tuple[Release, T]] = OrderedDict()
+        self._log: Log | None = None  # as far as it was read
+        self._one_at_a_time = threading.Lock()  # who changes what is held
+
+    @property
+    def seq(self) -> int:
+        """The last live write that everything held has; 0 where nothing is held or follows."""
+        return min(self._seqs(), default=0)
+
+    @property
+    def error(self) -> str | None:
+        """Why the newest release is not held, or the log not followed; None where all is well."""
+        return "; ".join(self._errors.values()) or None
 
     def refresh(self) -> None:
         """Load the release that is named, else the one the channel points at, if it is not held; blocking.
 
-        Errors go to `error`.
+        Then catch up with the log. Errors go to `error`.
         """
-        try:
+        with self._noting_errors("release"):
             wanted = self.release or self._pointed()
             if wanted not in self._held:
                 release = read_release(self.store, wanted)
-                self._hold(release, self.load(release))
+                loaded = self.load(release)
+                _caught_up(loaded, find_log(self.store))  # most of it before anybody waits
+                with self._one_at_a_time:
+                    _caught_up(loaded, find_log(self.store))
+                    self._hold(release, loaded)
             elif next(reversed(self._held)) != wanted:
-                self._held.move_to_end(wanted)  # rolled back: it is the newest wish again
-            self.error = None
-        except (SemrecError, OSError, ValueError, LookupError, MemoryError, RuntimeError) as error:
-            # Whatever makes a release unreadable must not end the process that serves another one.
-            if str(error) != self.error:
-                logger.warning("following channel %s failed: %s", self.channel, error)
-            self.error = str(error) or repr(error)
+                with self._one_at_a_time:
+                    self._held.move_to_end(wanted)  # rolled back: it is the newest wish again
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Take over what was written to the log since; blocking. Errors go to `error`."""
+        with self._noting_errors("log"), self._one_at_a_time:
+            log = find_log(self.store) if self._log is None else newer(self._log) or self._log
+            for _, loaded in self._held.values():
+                _caught_up(loaded, log, self._log)
+            self._log = log
 
     async def follow(self, poll_s: float) -> None:
-        """Refresh for ever, `poll_s` after each end, without holding up the event loop."""
-        while True:
-            await asyncio.to_thread(self.refresh)
-            await asyncio.sleep(poll_s)
+        """Look at the channel for ever, `poll_s` after each end, and at the log, without holding up the event loop."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(_again_and_again(self.refresh, poll_s))
+            loops.create_task(_again_and_again(self.catch_up, min(poll_s, LOG_POLL_S)))
+
+    async def reach(self, seq: int) -> None:
+        """Wait until everything held has a live write; whoever calls bounds it."""
+        while any(held < seq for held in self._seqs()):
+            await asyncio.to_thread(self.catch_up)
+            if any(held < seq for held in self._seqs()):
+                await asyncio.sleep(LOG_POLL_S / 10)
 
     def get(self, release: str) -> T:
         """Return what was loaded for a release; Unavailable names those that are held."""
@@ -66,6 +110,22 @@ class Follower(Generic[T]):
     def releases(self) -> tuple[Release, ...]:
         """The releases held, the one the channel points at first."""
         return tuple(release for release, _ in reversed(list(self._held.values())))
+
+    def _seqs(self) -> list[int]:
+        return [loaded.seq for _, loaded in self._held.values() if isinstance(loaded, Live)]
+
+    @contextmanager
+    def _noting_errors(self, of: str) -> Iterator[None]:
+        """Whatever makes a release or the log unreadable must not end the process that serves another one."""
+        try:
+            yield
+        except (SemrecError, OSError, ValueError, LookupError, MemoryError, RuntimeError) as error:
+            reason = str(error) or repr(error)
+            if reason != self._errors.get(of):
+                logger.warning("following channel %s failed: %s", self.channel, reason)
+            self._errors[of] = reason
+        else:
+            self._errors.pop(of, None)
 
     def _pointed(self) -> str:
         pointed = read_channel(self.store, self.channel)
@@ -83,3 +143,17 @@ class Follower(Generic[T]):
             held.popitem(last=False)
         self._held = held  # one assignment: a reader in another thread sees the old or the new set
         logger.info("release %s is loaded (%d items, space %s)", release.name, release.items, release.space)
+
+
+def _caught_up(loaded: object, log: Log | None, known: Log | None = None) -> None:
+    """Bring what follows the log up to a version of it; `known` was read by who had its seq."""
+    if log is None or not isinstance(loaded, Live) or loaded.seq >= log.seq:
+        return
+    read = known if known is not None and loaded.seq >= known.seq else None
+    loaded.apply(read_changes(log, loaded.seq, known=read))
+
+
+async def _again_and_again(work: Callable[[], None], pause_s: float) -> None:
+    while True:
+        await asyncio.to_thread(work)
+        await asyncio.sleep(pause_s)

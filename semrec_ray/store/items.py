@@ -4,8 +4,12 @@ Columns: those of `data.tables.ITEMS`, every further scalar column of the source
 imported again replaces the whole row: a column that the new source lacks becomes null.
 """
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,8 +17,10 @@ from semrec_ray.data.rows import Rows
 from semrec_ray.store.buckets import BUCKETS, buckets_of
 from semrec_ray.store.tables import Store, keyed
 
+logger = logging.getLogger(__name__)
+
 ITEMS_TABLE = "items"
-INTERNAL = ("bucket",)  # stored columns that are nobody's fields
+INTERNAL = ("bucket", "seq")  # stored columns that are nobody's fields; seq: of the live write that a row is of
 
 
 def with_buckets(rows: pa.Table) -> pa.Table:
@@ -61,3 +67,27 @@ def in_buckets(buckets: Sequence[int] | None) -> pc.Expression | None:
     if buckets is None or len(buckets) == BUCKETS:
         return None
     return pc.field("bucket").isin(pa.array(buckets, pa.int16()))
+
+
+def row_json(item: Mapping[str, Any]) -> str:
+    """Return an item's row as JSON; times as ISO 8601."""
+    return orjson.dumps(dict(item)).decode()
+
+
+def rows_of_json(rows: Sequence[str], schema: pa.Schema) -> pa.Table:
+    """Return the items that `row_json` wrote, with the columns of a schema: what a row lacks is null.
+
+    So is a whole column whose type is another by now.
+    """
+    items = [orjson.loads(row) for row in rows]
+    columns = []
+    for field in schema:
+        values = [item.get(field.name) for item in items]
+        if pa.types.is_temporal(field.type):
+            values = [value and datetime.fromisoformat(value) for value in values]
+        try:
+            columns.append(pa.array(values, field.type))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            logger.warning("live items have no column %s of type %s: %s", field.name, field.type, error)
+            columns.append(pa.nulls(len(values), field.type))
+    return pa.table(columns, schema=pa.schema([pa.field(field.name, field.type) for field in schema]))

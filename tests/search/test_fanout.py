@@ -33,6 +33,9 @@ class Shard:
         self.fetched += [item_id for query in queries for item_id in query.item_ids]
         return [{i: ItemRow({"item_id": i}) for i in query.item_ids if i != "absent"} for query in queries]
 
+    async def reach(self, seq: int) -> None:
+        pass
+
     async def status(self) -> PartStatus:
         return PartStatus(self.name, ("r",), 10, "cpu")
 
