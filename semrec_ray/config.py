@@ -44,6 +44,7 @@ class LimitsConfig(Section):
     max_filter_terms: int = Field(1000, ge=1)
     max_body_bytes: int = Field(4 * 2**20, ge=1024)
     max_history: int = Field(100, ge=1)  # events shown by GET /v1/users
+    max_writes: int = Field(1000, ge=1)  # items or events in one request
     timeout_s: float = Field(5.0, gt=0)  # of a request that names none
     max_timeout_s: float = Field(30.0, gt=0)
 
@@ -54,6 +55,15 @@ class BatchConfig(Section):
     max_batch: int = Field(64, ge=1)
     max_in_flight: int = Field(2, ge=1)  # one on its way while one is computed
     max_waiting: int = Field(1024, ge=1)  # beyond: 429
+
+
+class WritesConfig(Section):
+    """How live writes become commits of the log, and the log becomes tables (writer.py, folding.py)."""
+
+    max_group: int = Field(256, ge=1)  # writes in one commit
+    max_waiting: int = Field(1024, ge=1)  # writes that wait for the next; beyond: 429
+    fold_changes: int = Field(10_000, ge=1)  # the log is folded when it has grown by so many,
+    fold_every_s: float = Field(300.0, gt=0)  # or by any after so long
 
 
 class ProfilesConfig(Section):
@@ -168,6 +178,7 @@ class AppConfig(Section):
     ranking: RankingConfig = RankingConfig()
     batch: BatchConfig = BatchConfig()
     limits: LimitsConfig = LimitsConfig()
+    writes: WritesConfig = WritesConfig()
 
     @model_validator(mode="after")
     def _hnsw_is_for_cpus(self) -> "AppConfig":

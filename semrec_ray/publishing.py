@@ -19,6 +19,7 @@ from semrec_ray.learn.artefact import LearnedSpace
 from semrec_ray.learn.popularity import popularity
 from semrec_ray.state.profiles import Histories, Start, histories, user_vectors
 from semrec_ray.store.artefacts import artefact_version, artefacts_table, read_artefact
+from semrec_ray.store.changes import folded_seq
 from semrec_ray.store.events import EVENTS_TABLE, ensure_events, read_events
 from semrec_ray.store.items import ITEMS_TABLE, read_items
 from semrec_ray.store.releases import Channel, create_release, move_channel, now, read_channel, read_release
@@ -91,6 +92,7 @@ def make_release(
     """Return a new release of the current tables, which no channel points at; `live` itself if it is of the same."""
     config = profiles or ProfilesConfig()
     chosen = _space_to_publish(store, space)
+    seq = folded_seq(store)  # before the versions: they hold at least as much, and the log is replayed from here
     versions = _versions(store, chosen)
     if live is not None and _same_tables(live, chosen, versions, config):
         return live
@@ -111,7 +113,7 @@ def make_release(
     }
     created = now()
     name = f"{created[:19].replace('-', '').replace(':', '')}-{_digest(chosen.name, versions)}"
-    release = Release(name, chosen.name, versions, items.num_rows, chosen.dims, 0, created, metrics)
+    release = Release(name, chosen.name, versions, items.num_rows, chosen.dims, seq, created, metrics)
     create_release(store, release)
     return release
 

@@ -40,7 +40,10 @@ from semrec_ray.types import (
     Status,
     UserView,
     Vector,
+    Write,
+    Written,
 )
+from semrec_ray.write import WriterPort, open_writer
 
 FALLBACKS = {"popular": "popularity", "trending": "trending"}  # its name in an answer: the signal that ranks
 FETCH_SHARE = 0.2  # of the time left at the search: a shard that hangs must not cost the others' fields
@@ -50,9 +53,15 @@ class Recommender:
     """Answers queries from shards, profiles and an encoder, wherever they run; lives on one event loop."""
 
     def __init__(
-        self, config: AppConfig, serving: Serving, fanout: Fanout, profiles: ProfilesPort, encoder: EncoderPort
+        self,
+        config: AppConfig,
+        serving: Serving,
+        fanout: Fanout,
+        profiles: ProfilesPort,
+        encoder: EncoderPort,
+        writer: WriterPort,
     ) -> None:
-        self.config, self.serving, self.fanout = config, serving, fanout
+        self.config, self.serving, self.fanout, self._writer = config, serving, fanout, writer
         limits = config.batch.model_dump()
         self._profiles = Batcher(profiles.lookup, name=profiles.name, **limits)
         self._encoder = Batcher(encoder.encode, name=encoder.name, **limits)
@@ -67,7 +76,7 @@ class Recommender:
         shard, profiles, encoder = open_local_parts(config, model_at_once=False)
         for part in (shard, profiles, encoder):
             await asyncio.to_thread(part.held.refresh)
-        recommender = compose(config, [shard], profiles, encoder)
+        recommender = compose(config, [shard], profiles, encoder, open_writer(config))
         await recommender.serving.refresh()
         if recommender.serving.release is None:
             raise Unavailable(recommender.serving.not_ready())
@@ -140,6 +149,10 @@ class Recommender:
             for event in profile.history
         )
         return UserView(user_id, profile.events, history, profile.vector, view.release.name)
+
+    async def write(self, write: Write) -> Written:
+        """Return a live write's place in the log, once it lasts; the errors of `errors.py`."""
+        return await self._writer.write(write, self.config.limits.max_timeout_s)
 
     async def status(self) -> Status:
         """Return what is served, and whether every part holds the channel's release."""
@@ -258,11 +271,15 @@ class Recommender:
 
 
 def compose(
-    config: AppConfig, shards: Sequence[ShardPort], profiles: ProfilesPort, encoder: EncoderPort
+    config: AppConfig,
+    shards: Sequence[ShardPort],
+    profiles: ProfilesPort,
+    encoder: EncoderPort,
+    writer: WriterPort,
 ) -> Recommender:
     """Return a recommender of these parts, wherever they run; it serves nothing before `serving.refresh()`."""
     serving = Serving(open_views(config), shards, (profiles, encoder))
-    return Recommender(config, serving, Fanout(shards, config.batch), profiles, encoder)
+    return Recommender(config, serving, Fanout(shards, config.batch), profiles, encoder, writer)
 
 
 def _items(

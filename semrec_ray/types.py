@@ -185,6 +185,50 @@ class ItemRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PutItems:
+    """A live write: items to add, or to change; fields that one does not name stay as they are.
+
+    `vector` among the fields is the item's own vector.
+    """
+
+    items: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteItem:
+    """A live write: an item to take out of the catalog."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddEvents:
+    """A live write: what users did, in fields of the events table; `time` in epoch seconds or as ISO 8601."""
+
+    events: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EraseUser:
+    """A live write: a user to forget, with all that they did."""
+
+    user_id: str
+
+
+Write = PutItems | DeleteItem | AddEvents | EraseUser
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A live write that lasts: it is in the log, and every part of the service will have it."""
+
+    seq: int  # a read with it as `min_seq` sees the write
+    accepted: int  # items or events that were written
+    duplicates: int = 0  # events that were there before
+    refused: tuple[tuple[int, str], ...] = ()  # place in the request and reason of events that were not written
+
+
+@dataclass(frozen=True, slots=True)
 class UserView:
     """A user as the wire shows them: how much is known, and the latest of it."""
 
@@ -272,6 +316,10 @@ class Service(Protocol):
 
     async def user(self, user_id: str) -> UserView:
         """Return what is remembered of a user in the live release; NotFound."""
+        ...
+
+    async def write(self, write: Write) -> Written:
+        """Return a live write's place in the log, once it lasts; the errors of `errors.py`."""
         ...
 
     async def status(self) -> Status:

@@ -14,7 +14,7 @@ LAYERS = [
     {"store"},
     {"learn", "state"},
     {"search", "rank"},
-    {"plan"},
+    {"plan", "write"},
     {"parts", "serving", "examples", "ranker"},
     {"recommender", "pipeline", "publishing", "indexing", "training", "api"},
     {"cluster", "evaluate", "bulk"},

@@ -108,7 +108,7 @@ def test_the_answer_is_the_same_to_the_bit_whatever_the_number_of_shards(store, 
         others = open_profiles(config), open_text_encoders(config)
         for part in (*parts, *others):
             part.held.refresh()
-        recommender = compose(config, parts, *others)
+        recommender = compose(config, parts, *others, None)
         await recommender.serving.refresh()
         return [await recommender.query(query) for query in queries]
 

@@ -43,7 +43,7 @@ def answer(config: AppConfig, *queries: Query, shards: int = 1) -> list[Slate]:
         others = open_profiles(config), open_text_encoders(config)
         for part in (*parts, *others):
             part.held.refresh()
-        recommender = compose(config, parts, *others)
+        recommender = compose(config, parts, *others, None)
         await recommender.serving.refresh()
         return [await recommender.query(query) for query in queries]
 

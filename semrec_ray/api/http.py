@@ -12,16 +12,30 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from semrec_ray import __version__
-from semrec_ray.api.schemas import BatchAnswer, BatchBody, ErrorAnswer, QueryBody, SlateAnswer
+from semrec_ray.api.schemas import (
+    BatchAnswer,
+    BatchBody,
+    ErrorAnswer,
+    EventsBody,
+    ItemsBody,
+    QueryBody,
+    SlateAnswer,
+    WrittenAnswer,
+    at_most,
+    item_fields,
+    written_json,
+)
 from semrec_ray.api.verbs import QueryVerbs
 from semrec_ray.api.wire import INTERNAL, REQUEST_ID, error_json, headers_of, problem, request_id_of
 from semrec_ray.config import LimitsConfig
 from semrec_ray.errors import InvalidRequest, SemrecError
-from semrec_ray.types import Service
+from semrec_ray.types import AddEvents, DeleteItem, EraseUser, PutItems, Service
 
 logger = logging.getLogger(__name__)
 
-_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (404, 413, 422, 429, 503, 504)}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer} for status in (404, 409, 413, 422, 429, 503, 504)
+}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
 
 K = Annotated[int, Parameter(ge=1, description="how many items")]
@@ -38,6 +52,7 @@ def create_app(service: Callable[[], Service], limits: LimitsConfig) -> FastAPI:
     )
     app.include_router(_query_verbs())
     app.include_router(_read_routes(service))
+    app.include_router(_write_routes(service, limits))
     app.include_router(_health_routes(service))
     app.add_exception_handler(Exception, _unexpected)
     app.add_exception_handler(SemrecError, _expected)
@@ -102,9 +117,39 @@ def _read_routes(service: Callable[[], Service]) -> APIRouter:
         state = dataclasses.asdict(await service().status())
         release = state["release"]
         return json_response(
-            state | {"release": release and release["name"], "seq": release and release["seq"], "details": release},
+            state | {"release": release and release["name"], "details": release},
             request,
         )
+
+    return routes
+
+
+def _write_routes(service: Callable[[], Service], limits: LimitsConfig) -> APIRouter:
+    routes = APIRouter(prefix="/v1", tags=["write"], responses=_ERRORS)
+
+    @routes.put("/items", response_model=WrittenAnswer)
+    async def put_items(request: Request, body: ItemsBody) -> Response:
+        """Add items, or change them: fields that are not named stay. All of them or none; answered once it lasts."""
+        at_most("the number of items", len(body.items), limits.max_writes)
+        write = PutItems(tuple(item_fields(item) for item in body.items))
+        return json_response(written_json(await service().write(write)), request)
+
+    @routes.delete("/items/{item_id:path}", response_model=WrittenAnswer)
+    async def delete_item(request: Request, item_id: str) -> Response:
+        """Take an item out of the catalog."""
+        return json_response(written_json(await service().write(DeleteItem(item_id))), request)
+
+    @routes.post("/events", response_model=WrittenAnswer)
+    async def add_events(request: Request, body: EventsBody) -> Response:
+        """Add what users did: their next requests know of it. An event of an unknown item is refused alone."""
+        at_most("the number of events", len(body.events), limits.max_writes)
+        events = tuple(event.model_dump(exclude_none=True) for event in body.events)
+        return json_response(written_json(await service().write(AddEvents(events)), events=True), request)
+
+    @routes.delete("/users/{user_id:path}", response_model=WrittenAnswer)
+    async def erase_user(request: Request, user_id: str) -> Response:
+        """Forget a user and all that they did."""
+        return json_response(written_json(await service().write(EraseUser(user_id))), request)
 
     return routes
 

@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from semrec_ray.api.schemas import BatchBody, QueryBody, slate_json
 from semrec_ray.api.wire import INTERNAL, REQUEST_ID, error_json, headers_of, problem, request_id_of
@@ -47,7 +48,7 @@ class QueryVerbs:
             return await self.app(scope, receive, send)
         verb = self._verb(scope["method"], _path(scope))
         if verb is None:
-            return await self.app(scope, receive, send)
+            return await self.app(scope, self._bounded(receive), send)
         name = _request_id(scope)
         status, content, headers = await self._answer(verb, scope, receive, name)
         headers = {"content-type": "application/json", "content-length": str(len(content)), REQUEST_ID: name, **headers}
@@ -98,6 +99,20 @@ class QueryVerbs:
             if received > most:
                 raise TooLarge(f"the body is over {most} bytes: send less at once")
         return b"".join(parts)
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """Return what receives a body for FastAPI; it ends with a 413 as soon as it is over the limit."""
+        received, most = 0, self._limits.max_body_bytes
+
+        async def bounded() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > most:
+                raise HTTPException(TooLarge.status, f"the body is over {most} bytes: send less at once")
+            return message
+
+        return bounded
 
     async def _results(self, body: BatchBody, name: str) -> list[Json]:
         """Return each query's answer or error, in its place."""

@@ -14,13 +14,14 @@ from semrec_ray.serve.encoder import EncoderReplica
 from semrec_ray.serve.profiles import ProfilesReplica
 from semrec_ray.serve.router import Router, this_router
 from semrec_ray.serve.shard import ShardReplica
+from semrec_ray.serve.writer import WriterReplica
 
 ROUTER_CALLS = 512  # requests a router works on at once; beyond, up to twice as many wait, then 429
 PART_CALLS = 64  # messages; the batchers of the routers keep it far below
 
 
 def build(args: AppConfig) -> serve.Application:
-    """Return the application: router, encoder, profiles, shard-0 … shard-(N-1); inline: the router alone."""
+    """Return the application: router, writer, encoder, profiles, shard-0 … shard-(N-1); inline: router and writer."""
     config = args.resolved()
 
     def http() -> FastAPI:
@@ -37,13 +38,15 @@ def build(args: AppConfig) -> serve.Application:
         ray_actor_options=_resources(config, gpus=config.num_gpus if config.topology == "inline" else 0),
     )
     if config.topology == "inline":
-        return router.bind(config, [], None, None)
+        return router.bind(config, [], None, None, _part(WriterReplica, "writer", config).bind(config, {}))
     shards = [
         _part(ShardReplica, f"shard-{i}", config, gpus=config.num_gpus).bind(config, i) for i in range(config.shards)
     ]
     profiles = _part(ProfilesReplica, "profiles", config).bind(config)
     encoder = _part(EncoderReplica, "encoder", config).bind(config)
-    return router.bind(config, shards, profiles, encoder)
+    followers = {f"shard-{i}": shard for i, shard in enumerate(shards)} | {"profiles": profiles}
+    writer = _part(WriterReplica, "writer", config).bind(config, followers)
+    return router.bind(config, shards, profiles, encoder, writer)
 
 
 def _part(replica: type, name: str, config: AppConfig, gpus: float = 0) -> Any:  # noqa: ANN401 (a Deployment)

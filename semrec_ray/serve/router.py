@@ -6,11 +6,13 @@ from typing import Any
 from ray import serve
 
 from semrec_ray.config import AppConfig
+from semrec_ray.errors import DeadlineExceeded, SemrecError
 from semrec_ray.parts import open_local_parts
 from semrec_ray.recommender import Recommender, compose
 from semrec_ray.search.messages import pack_fetches, pack_queries, unpack_hits, unpack_rows
 from semrec_ray.serve.following import Following
 from semrec_ray.telemetry import configure_logging
+from semrec_ray.types import Write, Written
 
 
 class HandlePort:
@@ -36,6 +38,16 @@ class HandlePort:
     async def encode(self, requests: Any) -> Any:  # noqa: ANN401, D102
         return await self._handle.encode.remote(requests)
 
+    async def write(self, write: Write, timeout_s: float) -> Written:  # noqa: D102
+        try:
+            async with asyncio.timeout(timeout_s):  # while there is no replica, Serve would wait for ever
+                answer: Written | SemrecError = await self._handle.write.remote(write, timeout_s)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the writer did not answer in {timeout_s:g} s: write it again") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
     async def reach(self, seq: int) -> None:  # noqa: D102
         await self._handle.reach.remote(seq)
 
@@ -52,15 +64,18 @@ class Router(Following):
         shards: list[Any],
         profiles: Any,  # noqa: ANN401
         encoder: Any,  # noqa: ANN401
+        writer: Any,  # noqa: ANN401
     ) -> None:
         configure_logging(config.log_level)
+        writing = HandlePort("writer", writer)
         if config.topology == "inline":
             shard, held_profiles, held_encoder = open_local_parts(config)
             await self._follow(config.poll_s, shard.held, held_profiles.held, held_encoder.held)
-            self.service = compose(config, [shard], held_profiles, held_encoder)
+            self.service = compose(config, [shard], held_profiles, held_encoder, writing)
         else:
             ports = [HandlePort(f"shard-{i}", handle) for i, handle in enumerate(shards)]
-            self.service = compose(config, ports, HandlePort("profiles", profiles), HandlePort("encoder", encoder))
+            others = HandlePort("profiles", profiles), HandlePort("encoder", encoder)
+            self.service = compose(config, ports, *others, writing)
         await self.service.serving.refresh()
         self._in_background(self._look_around(config.poll_s))
 

@@ -123,6 +123,15 @@ def read_item_ids(log: Log, after: int, *, known: Log | None = None) -> list[tup
     return sorted(set(zip(kept["seq"].to_pylist(), kept["item_id"].to_pylist(), strict=True)))
 
 
+def folded_seq(store: Store) -> int:
+    """Return the seq up to which the tables hold all changes."""
+    log = find_log(store)
+    if log is None:
+        return 0
+    marks = log.dataset.to_table(columns=["seq"], filter=pc.field("verb") == "folded")
+    return pc.max(marks["seq"]).as_py() or 0
+
+
 def append(log: Log, changes: Sequence[Change]) -> Log:
     """Add changes that are numbered from `log.seq + 1`, in one commit; Conflict where somebody else wrote since."""
     expected = range(log.seq + 1, log.seq + 1 + len(changes))

@@ -3,6 +3,7 @@
 from itertools import chain
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from semrec_ray.data.keys import KeySet
 from semrec_ray.data.rows import Rows
@@ -42,6 +43,14 @@ def _event_ids(store: Store) -> KeySet:
     for batch in store.open(EVENTS_TABLE).to_batches(columns=["event_id"]):
         known.add(batch["event_id"])
     return known
+
+
+def events_after(store: Store, seq: int) -> pa.Table:
+    """Return the events of live writes above `seq` that the table has by now, ascending by their seq."""
+    dataset = store.find(EVENTS_TABLE)
+    if dataset is None or "seq" not in dataset.schema.names:
+        return EVENTS.append(pa.field("seq", pa.int64())).empty_table()
+    return dataset.to_table(filter=pc.field("seq") > seq).sort_by("seq")
 
 
 def read_events(store: Store, version: int | None = None) -> pa.Table:

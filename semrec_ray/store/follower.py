@@ -55,6 +55,11 @@ class Follower(Generic[T]):
         return min(self._seqs(), default=0)
 
     @property
+    def log(self) -> Log | None:
+        """The log as far as everything held has it; None where nothing was ever written."""
+        return self._log
+
+    @property
     def error(self) -> str | None:
         """Why the newest release is not held, or the log not followed; None where all is well."""
         return "; ".join(self._errors.values()) or None

@@ -10,9 +10,11 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import lance
 import pyarrow as pa
+import pyarrow.compute as pc
 from lance.commit import CommitConflictError
 
 from semrec_ray.data.rows import Rows
@@ -103,10 +105,7 @@ class Store:
     def upsert(self, name: str, rows: Rows, key: str) -> int:
         """Update the rows whose key is known, insert the others, in one commit; returns the version."""
         dataset = self._with_columns(name, rows.schema)
-        merge = dataset.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
-        with _streamed(rows, dataset.schema) as source:
-            merge.retry_timeout(_RETRY).execute(source)
-        return int(dataset.version)
+        return _merged(dataset, dataset.merge_insert(key).when_matched_update_all(), rows)
 
     def insert_new(self, name: str, rows: Rows, key: str) -> int:
         """Insert the rows whose key is unknown, in one commit; returns how many were inserted."""
@@ -115,6 +114,18 @@ class Store:
         with _streamed(rows, dataset.schema) as source:
             result = merge.retry_timeout(_RETRY).execute(source)
         return int(result["num_inserted_rows"])
+
+    def upsert_newer(self, name: str, rows: Rows, key: str) -> int:
+        """Upsert, but leave rows as they are that are of a later live write (column `seq`); returns the version."""
+        dataset = self._with_columns(name, rows.schema)
+        older = "target.seq IS NULL OR target.seq <= source.seq"
+        return _merged(dataset, dataset.merge_insert(key).when_matched_update_all(older), rows)
+
+    def delete(self, name: str, rows: pc.Expression) -> None:
+        """Delete the rows of a table that satisfy an expression; nothing where there is no such table."""
+        dataset = self.find(name)
+        if dataset is not None:
+            dataset.delete(rows, conflict_retries=_TRIES)
 
     def pin(self, name: str, version: int, tag: str) -> None:
         """Keep a version from being cleaned up; pinning again under the same tag changes nothing."""
@@ -138,6 +149,12 @@ class Store:
             dataset.add_columns(pa.schema(new))
             logger.info("table %s: added the columns %s", name, ", ".join(c.name for c in new))
         return self._with_columns(name, schema)
+
+
+def _merged(dataset: lance.LanceDataset, merge: Any, rows: Rows) -> int:  # noqa: ANN401 (lance's builder)
+    with _streamed(rows, dataset.schema) as source:
+        merge.when_not_matched_insert_all().retry_timeout(_RETRY).execute(source)
+    return int(dataset.version)
 
 
 def _fits(written: pa.DataType, stored: pa.DataType) -> bool:

@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semrec_ray.data import keys as module
@@ -10,6 +10,7 @@ from semrec_ray.data.keys import KeySet
 TEXTS = st.lists(st.text(max_size=3), max_size=30)
 
 
+@settings(deadline=None)  # a busy machine takes its time
 @given(st.lists(TEXTS, max_size=8), TEXTS)
 def test_it_says_what_a_python_set_says(batches, asked):
     ours, theirs = KeySet(), set()

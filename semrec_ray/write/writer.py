@@ -1,0 +1,190 @@
+"""Live writes in, their places in the log out.
+
+Each write is checked against the live release and the log behind it, becomes changes, and is answered once they are
+in the log. Writes that wait share a commit. Another process may write too (a restart that overlaps, a job): a commit
+on a log that has moved on is refused by the store, and made anew of what is there then.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Protocol
+
+from semrec_ray.config import AppConfig, WritesConfig
+from semrec_ray.encode import open_encoder
+from semrec_ray.errors import Conflict, DeadlineExceeded, SemrecError, Unavailable
+from semrec_ray.search.batcher import Batcher
+from semrec_ray.store.changes import append, open_log
+from semrec_ray.store.follower import Follower
+from semrec_ray.store.releases import RELEASES_TABLE, read_releases, window
+from semrec_ray.store.tables import Store
+from semrec_ray.types import Release, Vector, Write, Written
+from semrec_ray.write.catalog import Catalog, EventIds
+from semrec_ray.write.folding import fold
+from semrec_ray.write.placing import Place, Text, open_place
+from semrec_ray.write.staging import Embeddings, Lacking, Staged
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_AT_ONCE = 32  # texts, before another write may have some of its own embedded
+TRIES = 20  # commits that others may be faster at
+
+
+class Writer:
+    """Commits writes to the log; its methods are called by one thread at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        channel: str,
+        *,
+        model: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Write for the channel's release; `model` embeds texts for spaces that have none of their own."""
+        self.store, self._channel, self._model, self._clock = store, channel, model, clock
+        self._events: EventIds | None = None
+        self.held: Follower[Catalog] = Follower(store, channel, self._load, keep=1)
+        self._places: tuple[Place, ...] = ()
+        self._places_of: tuple[object, ...] = ()
+
+    def commit(self, writes: Sequence[tuple[Write, Embeddings]]) -> list[Written | SemrecError | Lacking]:
+        """Return of each write its place in the log, what is wrong with it, or what has to be embedded first."""
+        for _ in range(TRIES):
+            log = open_log(self.store)
+            self.held.catch_up()
+            catalog = self._catalog()
+            if catalog.seq < log.seq:
+                raise Unavailable(f"the log cannot be followed: {self.held.error}")
+            staged = Staged(catalog, self._present_places(), log.seq, self._clock())
+            answers = [staged.add(*one) for one in writes]
+            try:
+                if staged.changes:
+                    append(log, staged.changes)
+                self.held.catch_up()
+                return answers
+            except Conflict:
+                logger.info("somebody else wrote to the log after %d: once more", log.seq)
+        raise Conflict(f"others wrote to the log faster {TRIES} times: try again")
+
+    def _load(self, release: Release) -> Catalog:
+        if self._events is None:
+            self._events = EventIds(self.store)
+        return Catalog(self.store, release, self._events)
+
+    def _catalog(self) -> Catalog:
+        if not self.held.releases:
+            self.held.refresh()
+        if not self.held.releases:
+            raise Unavailable(f"nothing can be written before a release is served: {self.held.error}")
+        return self.held.get(self.held.releases[0].name)
+
+    def _present_places(self) -> tuple[Place, ...]:
+        """Return the spaces that a channel or a roll-back may serve, and that of a release about to be pointed at."""
+        versions = tuple(self.store.version(name) for name in (RELEASES_TABLE, "channels"))
+        if versions != self._places_of:
+            spaces = dict.fromkeys(release.space for release in (*window(self.store), *read_releases(self.store)[:1]))
+            known = {place.space.name: place for place in self._places}
+            self._places = tuple(known.get(name) or open_place(self.store, name, self._model) for name in spaces)
+            self._places_of = versions
+        return self._places
+
+
+class WriterPort(Protocol):
+    """The writer as the recommender sees it, in this process or in another."""
+
+    name: str
+
+    async def write(self, write: Write, timeout_s: float) -> Written:
+        """Return a write's place in the log once it lasts; the errors of `errors.py`."""
+        ...
+
+
+class LocalWriter(WriterPort):
+    """A writer on an event loop: writes that wait share a commit, texts are embedded beside it, the log is folded."""
+
+    name = "writer"
+
+    def __init__(self, writer: Writer, config: WritesConfig, committed: Callable[[int], None] | None = None) -> None:
+        """Write by `writer`; `committed` is told the last seq of every commit."""
+        self._writer, self._config, self._committed = writer, config, committed
+        self._between_commits = threading.Lock()
+        self._one_model = asyncio.Lock()
+        self._open_model = lru_cache(2)(open_encoder)
+        self._commits: Batcher[tuple[Write, Embeddings], Written | Lacking] = Batcher(
+            self._commit,
+            name=self.name,
+            max_batch=config.max_group,
+            max_in_flight=1,
+            max_waiting=config.max_waiting,
+        )
+
+    async def write(self, write: Write, timeout_s: float) -> Written:
+        """Return a write's place in the log once it lasts; the errors of `errors.py`.
+
+        Past the deadline it may still be written: sent again, a write comes to the same.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        embeddings: dict[Text, Vector] = {}
+        while True:
+            answer = await self._commits.submit((write, embeddings), deadline)
+            if isinstance(answer, Written):
+                return answer
+            try:
+                async with asyncio.timeout_at(deadline):
+                    embeddings |= await self._embed(sorted(answer.texts))
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    f"{len(answer.texts)} texts could not be embedded in {timeout_s:g} s, and nothing was written: "
+                    f"send fewer items at once"
+                ) from None
+
+    async def fold_again_and_again(self) -> None:
+        """Fold whenever the log has grown by `fold_changes`, or `fold_every_s` after it last did anything."""
+        folded, at = 0, time.monotonic()
+        while True:
+            await asyncio.sleep(min(1.0, self._config.fold_every_s))
+            seq = self._writer.held.seq
+            due = time.monotonic() - at >= self._config.fold_every_s
+            if seq - folded >= self._config.fold_changes or (seq > folded and due):
+                folded, at = await asyncio.to_thread(self._fold, folded), time.monotonic()
+
+    def _fold(self, folded: int) -> int:
+        try:
+            return fold(self._writer.store, between_commits=lambda: self._between_commits).seq
+        except (SemrecError, OSError, ValueError) as error:  # writes go on; the next turn tries again
+            logger.warning("the log could not be folded: %s", error)
+            return folded
+
+    async def _commit(self, group: list[tuple[Write, Embeddings]]) -> Sequence[Written | Lacking | Exception]:
+        answers = await asyncio.to_thread(self._commit_now, group)
+        if self._committed and (seqs := [answer.seq for answer in answers if isinstance(answer, Written)]):
+            self._committed(max(seqs))
+        return answers
+
+    def _commit_now(self, group: list[tuple[Write, Embeddings]]) -> Sequence[Written | Lacking | SemrecError]:
+        with self._between_commits:
+            return self._writer.commit(group)
+
+    async def _embed(self, texts: Sequence[Text]) -> dict[Text, Vector]:
+        """Return the embeddings of texts; a long write gives way to others every few."""
+        found: dict[Text, Vector] = {}
+        for model in sorted({model for model, _ in texts}):
+            of_model = [text for of, text in texts if of == model]
+            for start in range(0, len(of_model), EMBEDDED_AT_ONCE):
+                part = of_model[start : start + EMBEDDED_AT_ONCE]
+                async with self._one_model:
+                    vectors = await asyncio.to_thread(self._embed_now, model, part)
+                found |= {(model, text): vector for text, vector in zip(part, vectors, strict=True)}
+        return found
+
+    def _embed_now(self, model: str, texts: Sequence[str]) -> Vector:
+        return self._open_model(model).encode_texts(texts)
+
+
+def open_writer(config: AppConfig, committed: Callable[[int], None] | None = None) -> LocalWriter:
+    """Return the writer of an application's store; it knows nothing before its first write."""
+    return LocalWriter(Writer(Store(config.store), config.channel, model=config.model), config.writes, committed)
