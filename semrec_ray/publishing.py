@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semrec_ray.config import ProfilesConfig
+from semrec_ray.encode import open_encoder
 from semrec_ray.errors import IncompleteRelease
 from semrec_ray.learn.artefact import LearnedSpace
 from semrec_ray.learn.popularity import popularity
@@ -35,6 +36,7 @@ from semrec_ray.store.vectors import (
     vectors_table,
 )
 from semrec_ray.types import Release, Space
+from semrec_ray.write.backfill import backfill
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ def point_channel(store: Store, channel: str, release: Release, *, expected: Cha
     """Point a channel at a release, if it is not there; Conflict where it left the place `expected` meanwhile."""
     moved = expected is None or expected.release != release.name
     if moved:
+        backfill(store, release, open_encoder)  # of live writes that know nothing of its space
         move_channel(store, channel, release.name, expected=expected)
     counts = release.metrics
     return PublishReport(release.name, channel, moved, release.items, counts["users"], counts["events"], release.space)

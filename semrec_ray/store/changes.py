@@ -9,8 +9,8 @@ its own, and only if the log is still the one that its writer has read: two writ
     event   what a user did, as JSON
     erase   a user and all that they did before is gone
 
-`folded` is no change: it says that the tables hold all changes up to its seq, and that of those only the ones that
-releases still need are kept here, never events (table `events`).
+Two more are no changes but marks. `folded` says that the tables hold all changes up to its seq, and that of those only
+the ones that releases still need are kept here, never events (table `events`). `folding` names who is at that now.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,7 +33,8 @@ from semrec_ray.types import Vector
 CHANGES_TABLE = "changes"
 SMALL_FILES, SMALL_ROWS = 64, 4096  # so many files of fewer rows become one: commits and reads stay short
 
-Verb = Literal["put", "delete", "event", "erase", "folded"]
+Verb = Literal["put", "delete", "event", "erase", "folded", "folding"]
+MARKS = ("folded", "folding")
 
 _SCHEMA = pa.schema(
     [
@@ -109,7 +110,7 @@ def newer(log: Log) -> Log | None:
 
 
 def read_changes(log: Log, after: int, *, known: Log | None = None) -> list[Change]:
-    """Return the changes (and `folded` marks) of a log with a seq above `after`, ascending.
+    """Return the changes and marks of a log with a seq above `after`, ascending.
 
     `known` is an earlier version of which everything up to `after` was read: its files are passed over.
     """
@@ -145,6 +146,11 @@ def append(log: Log, changes: Sequence[Change]) -> Log:
         rows = pa.concat_tables([_rows_of(log.dataset, names), rows])
         files = [file for file in files if _name(file) not in names]
     return _commit(log, files, rows)
+
+
+def mark(log: Log, verb: Literal["folding"], body: str) -> Log:
+    """Add a mark, which has no number of its own; Conflict as `append`."""
+    return _commit(log, _files(log.dataset), _rows([Change(log.seq, verb, body=body)]))
 
 
 def trim(log: Log, kept: Sequence[Change], folded: int) -> Log:
@@ -231,11 +237,12 @@ def _columns(placed: Placed) -> dict[str, object]:
 
 
 def _changes(rows: pa.Table) -> Iterator[Change]:
-    """Yield the changes of rows, ascending; a mark comes after the change of the same seq."""
+    """Yield the changes of rows, ascending; marks come after the change of the same seq."""
     vectors, plain = rows["vector"], rows.drop_columns(["vector"]).to_pylist()
 
-    def key(i: int) -> tuple[int, bool]:
-        return plain[i]["seq"], plain[i]["verb"] == "folded"
+    def key(i: int) -> tuple[int, bool, str]:
+        row = plain[i]
+        return row["seq"], row["verb"] in MARKS, f"{row['verb']} {row['body']}" if row["verb"] in MARKS else ""
 
     for _, places in groupby(sorted(range(len(plain)), key=key), key):
         of_one = list(places)  # the first of its rows says what it is

@@ -2,14 +2,18 @@
 
 Puts and deletes go into `items` and every `vectors/<space>`, events into `events`, with the seq of their change; then
 one commit cuts the log down to what releases still need: of each item the latest change that some release of the
-window lacks, and a mark. Any of these steps may be the last before a kill: done again, they come to the same. A row of
-a later write is never overwritten by an earlier one, so two who fold at once do no harm either.
+window lacks, and a mark. Any of these steps may be the last before a kill: done again, they come to the same.
+
+One process folds at a time. It says so in the log first, and looks before each step whether it still says so: after
+CLAIMED_S of silence another one takes over.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from uuid import uuid4
 
 import numpy as np
 import orjson
@@ -19,7 +23,19 @@ import pyarrow.compute as pc
 from semrec_ray.data.rows import Rows
 from semrec_ray.data.tables import EVENTS
 from semrec_ray.errors import Conflict
-from semrec_ray.store.changes import CHANGES_TABLE, Change, clean_log, find_log, latest, open_log, read_changes, trim
+from semrec_ray.store.changes import (
+    CHANGES_TABLE,
+    MARKS,
+    Change,
+    Log,
+    clean_log,
+    find_log,
+    latest,
+    mark,
+    open_log,
+    read_changes,
+    trim,
+)
 from semrec_ray.store.events import EVENTS_TABLE, write_events
 from semrec_ray.store.items import INTERNAL, ITEMS_TABLE, rows_of_json, with_buckets
 from semrec_ray.store.releases import window
@@ -29,6 +45,7 @@ from semrec_ray.store.vectors import as_fixed_list, embeddings_table, read_space
 logger = logging.getLogger(__name__)
 
 KEPT_MOVES = 3  # of every channel: the roll-back window
+CLAIMED_S = 300.0  # between two steps of a fold; a process that is silent for longer is taken for dead
 TRIES = 20
 
 _SEQ = pa.field("seq", pa.int64())
@@ -46,43 +63,77 @@ class FoldReport:
     kept: int
 
 
-def fold(store: Store, *, between_commits: Callable[[], AbstractContextManager[object]] = nullcontext) -> FoldReport:
-    """Bring the tables up to the log, and cut the log; `between_commits` keeps a writer of this process away."""
+def fold(
+    store: Store,
+    *,
+    between_commits: Callable[[], AbstractContextManager[object]] = nullcontext,
+    clock: Callable[[], float] = time.time,
+) -> FoldReport:
+    """Bring the tables up to the log, and cut the log; Conflict while another process is at it.
+
+    `between_commits` keeps a writer of this process away.
+    """
     log = find_log(store)
-    if log is None:
-        return FoldReport(0, 0, 0, 0, 0, 0)
-    changes = read_changes(log, 0)
-    mark = _mark(changes)
-    new = [change for change in changes if change.seq > mark and change.verb != "folded"]
+    changes = read_changes(log, -1) if log else []
+    folded = _folded(changes)
+    new = [change for change in changes if change.seq > folded and change.verb not in MARKS]
+    if log is None or not new:
+        return FoldReport(folded, 0, 0, 0, 0, len(changes))
+    claim = _claimed(log, changes, clock())
     items = latest(new)
     puts, deletes = ([change for change in items if change.verb == verb] for verb in ("put", "delete"))
     events, erased = ([change for change in new if change.verb == verb] for verb in ("event", "erase"))
-    if new:
-        _fold_events(store, events, erased)
-        _fold_items(store, puts)
-        _fold_deletes(store, deletes)
-    needed = min([mark, *(release.seq for release in window(store, KEPT_MOVES))])
-    kept = _cut(store, log.seq, needed, between_commits) if new else 0
+    for step, of in ((_fold_events, events), (_fold_erased, erased), (_fold_items, puts), (_fold_deletes, deletes)):
+        if of:
+            _require_claim(read_changes(open_log(store), -1), claim)
+            step(store, of)
+    needed = min([folded, *(release.seq for release in window(store, KEPT_MOVES))])
+    kept = _cut(store, log.seq, needed, claim, between_commits)
     report = FoldReport(log.seq, len(puts), len(deletes), len(events), len(erased), kept)
     logger.info("folded the log up to %d: %s", log.seq, report)
     return report
 
 
-def _mark(changes: Iterable[Change]) -> int:
+def _folded(changes: Iterable[Change]) -> int:
     return max((change.seq for change in changes if change.verb == "folded"), default=0)
 
 
-def _fold_events(store: Store, events: Sequence[Change], erased: Sequence[Change]) -> None:
-    gone = {str(change.user_id): change.seq for change in erased}
-    left = [change for change in events if change.seq > gone.get(str(change.user_id), 0)]
-    if left:
-        write_events(store, Rows.of(_event_table(left)))
+def _claimed(log: Log, changes: Sequence[Change], now: float) -> str:
+    """Say in the log that this process folds; returns how it says so. Conflict where another one does."""
+    for change in changes:
+        if change.verb == "folding" and now - orjson.loads(str(change.body))["at"] < CLAIMED_S:
+            raise Conflict("another process is folding the log")
+    claim = orjson.dumps({"by": uuid4().hex, "at": now}).decode()
+    for _ in range(TRIES):
+        try:
+            mark(log, "folding", claim)
+        except Conflict:
+            log = open_log(log.store)  # more was written: that is folded the next time
+        else:
+            return claim
+    raise Conflict(f"others wrote to {CHANGES_TABLE} faster {TRIES} times: fold again")
+
+
+def _require_claim(changes: Iterable[Change], claim: str) -> None:
+    """Raise Conflict where somebody else has taken over since."""
+    claims = [str(change.body) for change in changes if change.verb == "folding"]
+    newest = max(claims, key=lambda body: float(orjson.loads(body)["at"]), default="")
+    if newest != claim:
+        raise Conflict("another process took over folding the log")
+
+
+def _fold_events(store: Store, events: Sequence[Change]) -> None:
+    write_events(store, Rows.of(_event_table(events)))
+
+
+def _fold_erased(store: Store, erased: Sequence[Change]) -> None:
+    """Delete what users did before they were erased; their later events stay."""
     table = store.find(EVENTS_TABLE)
     has_seq = table is not None and "seq" in table.schema.names
-    for user_id, seq in gone.items():
-        theirs = pc.field("user_id") == user_id
+    for change in erased:
+        theirs = pc.field("user_id") == change.user_id
         if has_seq:
-            theirs &= pc.field("seq").is_null() | (pc.field("seq") < seq)
+            theirs &= pc.field("seq").is_null() | (pc.field("seq") < change.seq)
         store.delete(EVENTS_TABLE, theirs)
 
 
@@ -102,8 +153,6 @@ def _event_table(events: Sequence[Change]) -> pa.Table:
 
 def _fold_items(store: Store, puts: Sequence[Change]) -> None:
     """Vectors first: whoever sees an item finds its vector."""
-    if not puts:
-        return
     for space in {space for put in puts for space in put.vectors}:
         _fold_vectors(store, space, [put for put in puts if space in put.vectors])
     stored = store.open(ITEMS_TABLE).schema
@@ -143,7 +192,7 @@ def _fold_deletes(store: Store, deletes: Sequence[Change]) -> None:
     spaces = read_spaces(store)
     tables = [ITEMS_TABLE, *(vectors_table(space.name) for space in spaces)]
     tables += {embeddings_table(space.model) for space in spaces if space.model}
-    for table in tables if deletes else ():
+    for table in tables:
         _delete_items(store, table, deletes)
 
 
@@ -159,21 +208,23 @@ def _delete_items(store: Store, name: str, changes: Sequence[Change]) -> None:
     store.delete(name, ids)
 
 
-def _cut(store: Store, folded: int, needed: int, between_commits: Callable[[], AbstractContextManager[object]]) -> int:
+def _cut(
+    store: Store, folded: int, needed: int, claim: str, between_commits: Callable[[], AbstractContextManager[object]]
+) -> int:
     """Leave in the log what comes after `folded`, and what a release at `needed` lacks of before; return how much."""
     for _ in range(TRIES):
         with between_commits():
             log = open_log(store)
-            changes = read_changes(log, 0)
-            old = [change for change in changes if change.seq <= folded and change.verb != "folded"]
-            kept = [change for change in latest(old) if change.seq > needed]
-            kept += [change for change in old if change.verb == "erase" and change.seq > needed]
-            later = [change for change in changes if change.seq > folded and change.verb != "folded"]
-            mark = max(folded, _mark(changes))
+            changes = read_changes(log, -1)
+            _require_claim(changes, claim)
+            old = [change for change in changes if change.seq <= folded and change.verb not in MARKS]
+            erased = [change for change in old if change.verb == "erase"]
+            kept = sorted((c for c in (*latest(old), *erased) if c.seq > needed), key=lambda change: change.seq)
+            kept += [change for change in changes if change.seq > folded and change.verb not in MARKS]
             try:
-                log = trim(log, [*sorted(kept, key=lambda change: change.seq), *later], mark)
+                log = trim(log, kept, folded)
             except Conflict:
                 continue
         clean_log(log)
-        return len(kept) + len(later)
+        return len(kept)
     raise Conflict(f"others wrote to {CHANGES_TABLE} faster {TRIES} times: fold again")
