@@ -108,13 +108,22 @@ def all_running(client: Any) -> bool:  # noqa: ANN401
 
 def replica(port: int, deployment: str) -> int:
     """Return the process of a deployment's replica, of the app that answers on a port."""
-    mark = f"{MARK}={port}".encode()
+    for pid in processes(port):
+        with contextlib.suppress(OSError):
+            title = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if title.startswith(b"ray::ServeReplica") and deployment.encode() in title:
+                return pid
+    raise Unavailable(f"no replica of {deployment} belongs to the app on port {port}")
+
+
+def processes(port: int) -> list[int]:
+    """Return every process of the cluster whose app answers on a port."""
+    mark, found = f"{MARK}={port}".encode(), []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            title, variables = (path / "cmdline").read_bytes(), (path / "environ").read_bytes()
-            if title.startswith(b"ray::ServeReplica") and deployment.encode() in title and mark in variables:
-                return int(path.name)
-    raise Unavailable(f"no replica of {deployment} belongs to the app on port {port}")
+            if mark in (path / "environ").read_bytes():
+                found.append(int(path.name))
+    return found
 
 
 @contextlib.contextmanager

@@ -1,0 +1,245 @@
+"""Reads and writes at fixed rates, and a model of what was acknowledged: the load of `living.py`."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+SEEN_WITHIN_S = 1.0
+PARALLEL = 64
+RATES = {"read": 50.0, "upsert": 10.0, "text": 10.0, "delete": 20.0, "event": 10.0}  # of requests a second
+
+
+@dataclass
+class Model:
+    """What was acknowledged, kept apart from the service."""
+
+    items: dict[str, dict[str, Any] | None] = field(default_factory=dict)  # None: deleted
+    seqs: dict[str, int] = field(default_factory=dict)  # of each item's last write
+    unsure: set[str] = field(default_factory=set)  # items of writes that were never answered
+    events: dict[str, str] = field(default_factory=dict)  # event_id: user_id
+
+
+@dataclass
+class Seen:
+    """What the load saw."""
+
+    reads: list[float] = field(default_factory=list)
+    visible: list[float] = field(default_factory=list)  # seconds from the acknowledgement to the first read that has it
+    acknowledged: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    coverages: list[float] = field(default_factory=list)
+    refused: int = 0  # writes that were not acknowledged
+
+    def row(self) -> dict[str, Any]:
+        """Return the figures in milliseconds."""
+        named = {"read": self.reads, "write": self.acknowledged, "visible": self.visible}
+        found: dict[str, Any] = {"reads": len(self.reads), "writes": len(self.acknowledged)}
+        for name, seconds in named.items():
+            for q in (50, 99, 100) if seconds else ():
+                found[f"{name}_p{q}_ms"] = round(float(np.percentile(seconds, q)) * 1000, 1)
+        return found | {"failed_reads": len(self.failures), "unacknowledged": self.refused}
+
+
+class Load:
+    """Reads and writes at fixed rates against one app."""
+
+    def __init__(self, url: str, ids: list[str], dims: int, *, strict: bool) -> None:
+        """Ask for `ids`; where `strict`, a write that is not acknowledged is a failure too."""
+        self.url, self.ids, self.dims, self.strict = url, ids, dims, strict
+        self.rng, self.model, self.seen = np.random.default_rng(0), Model(), Seen()
+        self.numbers = iter(range(10**9))
+        self.going = True
+
+    async def run(self, session: aiohttp.ClientSession, seconds: float, rates: dict[str, float]) -> None:
+        """Keep all rates for so long."""
+        self.session = session
+        works = {
+            "read": self.read,
+            "upsert": self.upsert,
+            "text": self.text,
+            "delete": self.delete,
+            "event": self.event,
+        }
+        async with asyncio.TaskGroup() as tasks:
+            for name, rate in rates.items():
+                tasks.create_task(self.at_rate(works[name], rate, seconds))
+
+    async def at_rate(self, work: Callable[[], Awaitable[None]], rate: float, seconds: float) -> None:
+        """Begin `work` so many times a second, whatever became of the ones before."""
+        loop, begun = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+        start = loop.time()
+        for place in range(int(rate * seconds)):
+            await asyncio.sleep(max(0.0, start + place / rate - loop.time()))
+            if not self.going:
+                break
+            task = loop.create_task(work())  # type: ignore[arg-type]
+            begun.add(task)
+            task.add_done_callback(begun.discard)
+        await asyncio.gather(*begun)
+
+    async def read(self) -> None:
+        """Ask one of several kinds of questions."""
+        kind, item_id = self.rng.integers(4), str(self.rng.choice(self.ids))
+        began = time.perf_counter()
+        try:
+            if kind == 0:
+                answer = await self.get(f"/v1/similar/{item_id}")
+            elif kind == 1:
+                answer = await self.get("/v1/search?q=robots+that+want+to+be+human")
+            else:
+                vector = self.rng.normal(size=self.dims).round(3).tolist()
+                answer = await self.post("/v1/query", {"vector": vector, "k": 10})
+            self.seen.reads.append(time.perf_counter() - began)
+            self.seen.coverages.append(answer["coverage"])
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            self.seen.failures.append(f"{kind} {item_id}: {error!r}")
+
+    async def upsert(self) -> None:
+        """Put ten items with vectors, eight new ones and two that were put before."""
+        known = [item_id for item_id, item in self.model.items.items() if item][-500:]
+        ids = [f"live/{next(self.numbers)}" for _ in range(8)]
+        ids += [known[i] for i in self.rng.choice(len(known), 2, replace=False)] if len(known) > 1 else []
+        items = [
+            {"item_id": i, "title": f"Live {int(self.rng.integers(10**6))}", "year": int(self.rng.integers(1900, 2030))}
+            for i in ids
+        ]
+        vectors = self.rng.normal(size=(len(ids), self.dims))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        sent = [item | {"vector": v.round(4).tolist()} for item, v in zip(items, vectors, strict=True)]
+        if await self.written({str(i["item_id"]): i for i in items}, self.put("/v1/items", {"items": sent})):
+            await self.visible(items[0])
+
+    async def text(self) -> None:
+        """Put one item with nothing but words."""
+        number = next(self.numbers)
+        item = {"item_id": f"text/{number}", "title": f"The {number} robbers", "text": "They rob a bank at night."}
+        if await self.written({item["item_id"]: item}, self.put("/v1/items", {"items": [item]})):
+            await self.visible(item)
+
+    async def delete(self) -> None:
+        """Delete an item that was put before, not one of the last."""
+        known = [item_id for item_id, item in self.model.items.items() if item and item_id.startswith("live/")]
+        if len(known) < 50:
+            return
+        item_id = known[int(self.rng.integers(len(known) - 40))]
+        self.model.items[item_id] = None  # so that nobody else deletes it
+        sent = self.request("DELETE", f"/v1/items/{item_id}")
+        if await self.written({item_id: None}, sent):
+            await self.gone(item_id)
+
+    async def event(self) -> None:
+        """Let somebody watch something."""
+        number = next(self.numbers)
+        event = {"user_id": f"u{number % 50}", "item_id": str(self.rng.choice(self.ids)), "event_id": f"e{number}"}
+        try:
+            answer = await self.post("/v1/events", {"events": [event]})
+            assert answer["accepted"] + answer["duplicates"] == 1, answer
+            self.model.events[event["event_id"]] = event["user_id"]
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            self.not_written(repr(error))
+
+    async def written(self, items: dict[str, dict[str, Any] | None], sent: Awaitable[dict[str, Any]]) -> bool:
+        """Note in the model what was acknowledged; returns whether it was."""
+        began = time.perf_counter()
+        try:
+            answer = await sent
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            self.model.unsure |= items.keys()
+            self.not_written(repr(error))
+            return False
+        self.seen.acknowledged.append(time.perf_counter() - began)
+        for item_id, item in items.items():
+            if answer["seq"] > self.model.seqs.get(item_id, 0):
+                self.model.items[item_id], self.model.seqs[item_id] = item, answer["seq"]
+        return True
+
+    def not_written(self, error: str) -> None:
+        """Count a write that was not acknowledged."""
+        self.seen.refused += 1
+        if self.strict:
+            self.seen.failures.append(f"write: {error}")
+
+    async def visible(self, item: dict[str, Any]) -> None:
+        """Measure how long an acknowledged item takes to be read, by a read that waits for nothing."""
+        await self.until(item["item_id"], lambda found: found is not None and found["title"] == item["title"], item)
+
+    async def gone(self, item_id: str) -> None:
+        """Measure how long a deleted item can still be read."""
+        await self.until(item_id, lambda found: found is None, None)
+
+    async def until(
+        self, item_id: str, has: Callable[[dict[str, Any] | None], bool], written: dict[str, Any] | None
+    ) -> None:
+        """Measure how long the service takes to have what was written of an item, unless it is written again."""
+        began = time.perf_counter()
+        while (waited := time.perf_counter() - began) < 10 * SEEN_WITHIN_S:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
+                if has(await self.item(item_id)):
+                    self.seen.visible.append(time.perf_counter() - began)
+                    return
+            if self.model.items.get(item_id) is not written:
+                return
+            await asyncio.sleep(0.05)
+        self.seen.visible.append(waited)
+
+    async def item(self, item_id: str) -> dict[str, Any] | None:
+        """Return an item as the service has it, None where it has none."""
+        async with self.session.get(f"{self.url}/v1/items/{item_id}") as response:
+            if response.status == 404:
+                return None
+            return await _json(response)
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """GET; ValueError for anything but 200."""
+        return await self.request("GET", path)
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """POST; ValueError for anything but 200."""
+        return await self.request("POST", path, body)
+
+    async def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """PUT; ValueError for anything but 200."""
+        return await self.request("PUT", path, body)
+
+    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send a request; ValueError for anything but 200."""
+        async with self.session.request(method, f"{self.url}{path}", json=body) as response:
+            return await _json(response)
+
+    async def differences(self) -> list[str]:
+        """Return how what the service has differs from the model: every item that was ever written, none twice."""
+        found, gate = [], asyncio.Semaphore(PARALLEL)
+
+        async def compare(item_id: str, expected: dict[str, Any] | None) -> None:
+            async with gate:
+                there = await self.item(item_id)
+            if item_id in self.model.unsure:
+                return  # never answered: either is right
+            if expected is None and there is not None:
+                found.append(f"{item_id} was deleted and is there")
+            elif expected is not None and (there is None or any(there[k] != v for k, v in expected.items())):
+                found.append(f"{item_id} is {there}, not {expected}")
+
+        await asyncio.gather(*(compare(*each) for each in self.model.items.items()))
+        return found
+
+
+async def _json(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    if response.status != 200:
+        raise ValueError(f"{response.status} {(await response.text())[:300]}")
+    body: dict[str, Any] = await response.json()
+    return body
+
+
+@contextlib.asynccontextmanager
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """Give a client session with a bounded wait."""
+    timeout, connector = aiohttp.ClientTimeout(total=20), aiohttp.TCPConnector(limit=256)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as client:
+        yield client
