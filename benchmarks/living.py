@@ -101,7 +101,7 @@ def swap(store: StoreOption, seconds: Seconds = 20.0, rate: Annotated[float, typ
         answers = {space: best_of(tables, space) for space in (other_space(tables), served_space(tables))}
         with contestants.serving(our_config(copy), {}) as port:
             phases = asyncio.run(swapped(f"http://127.0.0.1:{port}", copy, answers, seconds, rate))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"phase": name, "reads": len(seen), "p50_ms": _ms(seen, 50), "p99_ms": _ms(seen, 99)}
         for name, seen in phases.items()
     ]

@@ -21,6 +21,7 @@ class Model:
 
     items: dict[str, dict[str, Any] | None] = field(default_factory=dict)  # None: deleted
     seqs: dict[str, int] = field(default_factory=dict)  # of each item's last write
+    deleting: set[str] = field(default_factory=set)  # never written again, so that nobody deletes one twice
     unsure: set[str] = field(default_factory=set)  # items of writes that were never answered
     events: dict[str, str] = field(default_factory=dict)  # event_id: user_id
 
@@ -78,7 +79,7 @@ class Load:
             await asyncio.sleep(max(0.0, start + place / rate - loop.time()))
             if not self.going:
                 break
-            task = loop.create_task(work())  # type: ignore[arg-type]
+            task: asyncio.Task[None] = loop.create_task(work())  # type: ignore[arg-type]
             begun.add(task)
             task.add_done_callback(begun.discard)
         await asyncio.gather(*begun)
@@ -102,7 +103,7 @@ class Load:
 
     async def upsert(self) -> None:
         """Put ten items with vectors, eight new ones and two that were put before."""
-        known = [item_id for item_id, item in self.model.items.items() if item][-500:]
+        known = [i for i, item in self.model.items.items() if item and i not in self.model.deleting][-500:]
         ids = [f"live/{next(self.numbers)}" for _ in range(8)]
         ids += [known[i] for i in self.rng.choice(len(known), 2, replace=False)] if len(known) > 1 else []
         items = [
@@ -124,11 +125,12 @@ class Load:
 
     async def delete(self) -> None:
         """Delete an item that was put before, not one of the last."""
-        known = [item_id for item_id, item in self.model.items.items() if item and item_id.startswith("live/")]
+        written = [i for i, item in self.model.items.items() if item and i.startswith("live/")]
+        known = [i for i in written if i not in self.model.deleting]
         if len(known) < 50:
             return
         item_id = known[int(self.rng.integers(len(known) - 40))]
-        self.model.items[item_id] = None  # so that nobody else deletes it
+        self.model.deleting.add(item_id)
         sent = self.request("DELETE", f"/v1/items/{item_id}")
         if await self.written({item_id: None}, sent):
             await self.gone(item_id)

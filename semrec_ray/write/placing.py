@@ -38,6 +38,7 @@ class Place:
     space: Space
     model: str | None  # that embeds texts for it
     dtype: str  # of the stored vectors
+    content_dtype: str  # of those that a learned space is built on
     learned: LearnedSpace | None = None
 
     def text_of(self, row: Mapping[str, Any], before: Mapping[str, Any] | None, vector: Vector | None) -> Text | None:
@@ -69,6 +70,7 @@ class Place:
             return NOWHERE if new else None
         if self.learned is None:
             return self._stored(content, np.ones(1, np.float32), hashed)
+        content = _rounded(content, self.content_dtype)  # as an embed reads it
         if before is not None and len(before.vector):
             behaviour = before.vector[len(content) :]
             vectors, scales = self.learned.beside(content[None], behaviour[None], before.scales[1:])
@@ -85,15 +87,24 @@ class Place:
         return np.ones(max(1, len(self.space.blocks)), np.float32)
 
     def _stored(self, vector: Vector, scales: Vector, hashed: str | None) -> Placed:
-        return Placed(vector.astype(self.dtype).astype(np.float32), np.asarray(scales, np.float32), hashed)
+        return Placed(_rounded(vector, self.dtype), np.asarray(scales, np.float32), hashed)
 
 
 def open_place(store: Store, space: str, model: str | None) -> Place:
     """Return a space of the store; `model` embeds texts where the space has none of its own."""
     found = read_space(store, space)
-    dtype = str(store.open(vectors_table(space)).schema.field("vector").type.value_type)
     learned = LearnedSpace.from_bytes(read_artefact(store, space)) if found.kind == "learned" else None
-    return Place(found, found.model or model, {"halffloat": "float16", "float": "float32"}[dtype], learned)
+    dtype = _dtype(store, space)
+    return Place(found, found.model or model, dtype, _dtype(store, learned.base) if learned else dtype, learned)
+
+
+def _dtype(store: Store, space: str) -> str:
+    kind = store.open(vectors_table(space)).schema.field("vector").type.value_type
+    return str(np.dtype(kind.to_pandas_dtype()))
+
+
+def _rounded(vector: Vector, dtype: str) -> Vector:
+    return vector.astype(dtype).astype(np.float32)
 
 
 def check_length(places: Sequence[Place], item_id: str, vector: Vector) -> None:
