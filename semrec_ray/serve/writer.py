@@ -22,7 +22,7 @@ class WriterReplica(Following):
         self._writer = open_writer(config, self._announce)
         self._followers = [HandlePort(name, handle) for name, handle in followers.items()]
         self._told: dict[str, asyncio.Task[None]] = {}
-        self._in_background(self._writer.fold_again_and_again())
+        self._in_background(self._writer.run())
 
     async def write(self, write: Write, timeout_s: float) -> Written | SemrecError:
         """Return a write's place in the log once it lasts, or what is wrong with it."""

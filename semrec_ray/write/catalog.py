@@ -1,5 +1,6 @@
 """The live release and the log in, what there is now out: items, their rows and vectors, the ids of all events."""
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,10 +20,11 @@ Row = dict[str, Any]
 
 
 class EventIds:
-    """The ids of all events there ever were, 16 bytes each."""
+    """The ids of all events there ever were, 16 bytes each; threads may share it."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._known, self._seq = store, KeySet(), 0
+        self._one_at_a_time = threading.Lock()
         table = store.find(EVENTS_TABLE)
         for batch in table.to_batches(columns=["event_id"]) if table else ():
             self._known.add(batch["event_id"])
@@ -30,16 +32,17 @@ class EventIds:
     def apply(self, changes: Iterable[Change]) -> None:
         """Take the next changes of the log; those that were folded before they were read are in the table."""
         changes = list(changes)
-        if any(change.verb == "folded" and change.seq > self._seq for change in changes):
-            self._known.add(events_after(self._store, self._seq)["event_id"])
-        ids = [change.event_id for change in changes if change.event_id]
-        if ids:
-            self._known.add(pa.array(ids, pa.string()))
-        self._seq = max([self._seq, *(change.seq for change in changes)])
+        with self._one_at_a_time:
+            if any(change.verb == "folded" and change.seq > self._seq for change in changes):
+                self._known.add(events_after(self._store, self._seq)["event_id"])
+            if ids := [change.event_id for change in changes if change.event_id]:
+                self._known.add(pa.array(ids, pa.string()))
+            self._seq = max([self._seq, *(change.seq for change in changes)])
 
     def known(self, ids: Sequence[str]) -> list[bool]:
         """Return which of these there are."""
-        return [bool(held) for held in self._known.holds(pa.array(ids, pa.string()))] if ids else []
+        with self._one_at_a_time:
+            return [bool(held) for held in self._known.holds(pa.array(ids, pa.string()))] if ids else []
 
 
 class Catalog:

@@ -30,6 +30,7 @@ from semrec_ray.write.staging import Embeddings, Lacking, Staged
 logger = logging.getLogger(__name__)
 
 EMBEDDED_AT_ONCE = 32  # texts, before another write may have some of its own embedded
+LOOK_S = 1.0  # between two looks at the channel
 TRIES = 20  # commits that others may be faster at
 
 
@@ -69,6 +70,11 @@ class Writer:
             except Conflict:
                 logger.info("somebody else wrote to the log after %d: once more", log.seq)
         raise Conflict(f"others wrote to the log faster {TRIES} times: try again")
+
+    def models(self) -> list[str]:
+        """Return the models that embed texts for what serves; Unavailable before a release is served."""
+        self._catalog()
+        return sorted({place.model for place in self._present_places() if place.model})
 
     def _load(self, release: Release) -> Catalog:
         if self._events is None:
@@ -142,15 +148,26 @@ class LocalWriter(WriterPort):
                     f"send fewer items at once"
                 ) from None
 
-    async def fold_again_and_again(self) -> None:
-        """Fold whenever the log has grown by `fold_changes`, or `fold_every_s` after it last did anything."""
+    async def run(self) -> None:
+        """Load what a first write would wait for; then follow the channel, and fold the log when it is due, for ever."""
+        await asyncio.to_thread(self._load)
         folded, at = 0, time.monotonic()
         while True:
-            await asyncio.sleep(min(1.0, self._config.fold_every_s))
+            await asyncio.sleep(min(LOOK_S, self._config.fold_every_s))
+            await asyncio.to_thread(self._writer.held.refresh)
             seq = self._writer.held.seq
             due = time.monotonic() - at >= self._config.fold_every_s
             if seq - folded >= self._config.fold_changes or (seq > folded and due):
                 folded, at = await asyncio.to_thread(self._fold, folded), time.monotonic()
+
+    def _load(self) -> None:
+        try:
+            with self._between_commits:
+                models = self._writer.models()
+            for model in models:
+                self._open_model(model)
+        except (SemrecError, OSError, ValueError) as error:  # no release yet, or no model here: a write will say so
+            logger.info("nothing is loaded before the first write: %s", error)
 
     def _fold(self, folded: int) -> int:
         try:

@@ -131,7 +131,7 @@ def test_the_log_is_folded_between_commits_by_itself(config, live_store):
 
     async def scenario():
         one = open_writer(often)
-        folding = asyncio.create_task(one.fold_again_and_again())
+        folding = asyncio.create_task(one.run())
         for i in range(20):
             await one.write(item(f"n{i}"), 10)
         for _ in range(500):
@@ -164,7 +164,7 @@ def commit_times(config, commits: int) -> list[float]:
 
     async def scenario():
         loop, writing = asyncio.get_running_loop(), open_writer(one)
-        folding = asyncio.create_task(writing.fold_again_and_again())
+        folding = asyncio.create_task(writing.run())
         for i in range(commits):
             began = loop.time()
             await writing.write(item(f"n{i % 700}", i % 5), 30)
