@@ -149,7 +149,7 @@ class LocalWriter(WriterPort):
                 ) from None
 
     async def run(self) -> None:
-        """Load what a first write would wait for; then follow the channel, and fold the log when it is due, for ever."""
+        """Load what a first write would wait for; then follow the channel and fold the log when due, for ever."""
         await asyncio.to_thread(self._load)
         folded, at = 0, time.monotonic()
         while True:
