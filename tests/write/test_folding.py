@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -250,3 +252,12 @@ def test_a_publish_names_the_seq_that_its_tables_hold(live_store):
     fold(live_store)
     publish(live_store)
     assert read_release(live_store, read_channel(live_store, "live").release).seq == 10
+
+
+def test_the_job_folds_and_says_so_in_its_last_line(live_store):
+    write(live_store)
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.fold", "--store", live_store.uri], capture_output=True, text=True, check=True
+    )
+    assert orjson.loads(done.stdout.splitlines()[-1])["items"] == 2
+    assert folded_seq(live_store) == 10
