@@ -8,8 +8,9 @@ two who move it at once write the same key, and one of them gets `Conflict`.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -65,19 +66,15 @@ def create_release(store: Store, release: Release) -> None:
     """Pin the release's table versions, then write its row; Conflict where the name is taken."""
     for table, version in release.versions.items():
         store.pin(table, version, f"release-{release.name}")
-    row = {
-        "release": release.name,
-        "space": release.space,
-        "versions": json.dumps(dict(release.versions), sort_keys=True),
-        "items": release.items,
-        "dims": release.dims,
-        "seq": release.seq,
-        "metrics": json.dumps(dict(release.metrics), sort_keys=True),
-        "created": release.created,
-    }
-    rows = Rows.of(pa.Table.from_pylist([row], schema=_RELEASES))
-    if store.insert_new(RELEASES_TABLE, rows, "release") != 1:
+    if store.insert_new(RELEASES_TABLE, _rows_of(release), "release") != 1:
         raise Conflict(f"release {release.name!r} exists already: publish again under another name")
+
+
+def put_metrics(store: Store, release: Release, metrics: Mapping[str, Any]) -> Release:
+    """Add to what is known of a release, such as what was checked; returns it with that. What it means stays."""
+    known = replace(release, metrics={**release.metrics, **metrics})
+    store.upsert(RELEASES_TABLE, _rows_of(known), "release")
+    return known
 
 
 def read_releases(store: Store) -> list[Release]:
@@ -155,6 +152,20 @@ def move_channel(store: Store, name: str, release: str, *, expected: Channel | N
 def now() -> str:
     """Return the present time as ISO 8601 in UTC, to the microsecond; later times sort later."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _rows_of(release: Release) -> Rows:
+    row = {
+        "release": release.name,
+        "space": release.space,
+        "versions": json.dumps(dict(release.versions), sort_keys=True),
+        "items": release.items,
+        "dims": release.dims,
+        "seq": release.seq,
+        "metrics": json.dumps(dict(release.metrics), sort_keys=True),
+        "created": release.created,
+    }
+    return Rows.of(pa.Table.from_pylist([row], schema=_RELEASES))
 
 
 def _release(row: Mapping[str, str]) -> Release:
