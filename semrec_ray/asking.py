@@ -1,4 +1,4 @@
-"""A release in, what it would answer out: by the code that serves, in this process, wherever channels point."""
+"""A release in, what it would answer as it was published out: by the code that serves, wherever channels point."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ def config_of(store: Store, release: Release) -> AppConfig:
         auth=AuthConfig(mode="none"),
         store=store.uri,
         release=release.name,
+        live_writes=False,
         profiles=profiles,
         limits=LimitsConfig(timeout_s=TIMEOUT_S, max_timeout_s=TIMEOUT_S),
     )

@@ -23,7 +23,7 @@ from semrec_ray.data.rows import Rows
 from semrec_ray.errors import StoreError
 from semrec_ray.store.items import in_buckets, with_buckets
 from semrec_ray.store.tables import Store, keyed
-from semrec_ray.types import Space, Vector
+from semrec_ray.types import Release, Space, Vector
 
 SPACES_TABLE = "spaces"
 
@@ -72,6 +72,20 @@ def as_matrix(column: pa.ChunkedArray) -> Vector:
         return np.zeros((0, column.type.list_size), dtype=np.float32)
     dims = array.type.list_size
     return np.asarray(array.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(-1, dims)
+
+
+def whole_vectors(release: Release, table: str, column: pa.ChunkedArray) -> Vector:
+    """Return a release's vectors as (N, D) float32; StoreError where they are not finite numbers, D of each."""
+    dims = getattr(column.type, "list_size", None)
+    if dims != release.dims or column.null_count:
+        raise StoreError(
+            f"release {release.name}: the vectors of {table} are {column.type} ({column.null_count} are missing), and "
+            f"the release has {release.dims} dimensions: embed and publish again"
+        )
+    vectors = as_matrix(column)
+    if not np.isfinite(vectors).all():
+        raise StoreError(f"release {release.name}: vectors of {table} hold no numbers somewhere: publish again")
+    return vectors
 
 
 def scales_column(scales: Vector) -> pa.ListArray:
