@@ -1,4 +1,4 @@
-"""What an operator does with releases: the commands `semrec releases|publish|rollback|diff`."""
+"""What an operator does with releases: the commands `semrec releases|publish|rollback|diff|migrate|clean`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from semrec_ray import migration, pipeline
 from semrec_ray.comparison import Difference, Keys, compare, named_release
 from semrec_ray.config import read_settings, resolve_store
 from semrec_ray.gates import Gates, publish_gated, wanted_gates
@@ -167,4 +168,20 @@ def _keys(name: str, keys: Keys, changed: str) -> tuple[str, ...]:
     return name, f"{keys.only_a:,}", f"{keys.only_b:,}", f"{keys.both:,}", changed, some
 
 
-COMMANDS = (releases, publish, rollback, diff)
+def migrate(
+    model: Annotated[str, typer.Option(help="hub name, folder, or package:NAME")],
+    channel: ChannelOption = "live",
+    check: Annotated[bool, typer.Option("--check", help="refuse what is incomplete or answers wrongly")] = False,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="--check, and refuse what foretells worse than what is live")
+    ] = False,
+    store: StoreOption = None,
+) -> None:
+    """Change the embedding model of what is live, in this process (jobs.migrate embeds on a Ray cluster)."""
+    gates = wanted_gates(check=check, quality=gate, max_drop=GATES.max_drop, samples=GATES.samples)
+    target = Store(resolve_store(store))
+    run = pipeline.embed_here(model)
+    print_json(migration.migrate(target, model, run, channel=channel, gates=gates, progress=print_progress))
+
+
+COMMANDS = (releases, publish, rollback, diff, migrate)

@@ -19,6 +19,7 @@ LAYERS = [
     {"recommender", "pipeline", "publishing", "indexing", "training", "api"},
     {"cluster", "evaluate", "bulk", "asking"},
     {"gates", "comparison"},
+    {"migration"},
     {"demo", "terminal"},
     {"admin"},
     {"serve", "cli"},

@@ -110,8 +110,11 @@ def embedding_batches(store: Store, model: str) -> Iterator[pa.RecordBatch]:
     yield from store.open(embeddings_table(model)).to_batches(columns=["item_id", "text_hash", "embedding"])
 
 
-def put_space(store: Store, space: Space) -> None:
-    """Write or renew a space's row, `written` now; the last one written is what a publish takes by default."""
+def put_space(store: Store, space: Space, *, default: bool = True) -> None:
+    """Write or renew a space's row, `written` now; the last one written is what a publish takes by default.
+
+    Without `default` it is written as the oldest of all: who wants it has to name it.
+    """
     row = {
         "space": space.name,
         "kind": space.kind,
@@ -120,7 +123,7 @@ def put_space(store: Store, space: Space) -> None:
         "mean": space.mean.tolist(),
         "blocks": list(space.blocks),
         "settings": space.settings,
-        "written": datetime.now(UTC),
+        "written": datetime.now(UTC) if default else datetime.fromtimestamp(0, UTC),
     }
     store.upsert(SPACES_TABLE, Rows.of(pa.Table.from_pylist([row], schema=_SPACES)), "space")
 
