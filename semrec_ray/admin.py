@@ -13,6 +13,8 @@ from semrec_ray.config import read_settings, resolve_store
 from semrec_ray.gates import Gates, publish_gated, wanted_gates
 from semrec_ray.publishing import roll_back
 from semrec_ray.store import Store
+from semrec_ray.store.cleaning import Policy, age_s, facts, plan
+from semrec_ray.store.cleaning import clean as remove
 from semrec_ray.store.releases import channel_names, read_channel, read_releases
 from semrec_ray.terminal import (
     ChannelOption,
@@ -24,7 +26,7 @@ from semrec_ray.terminal import (
     print_progress,
 )
 
-GATES = Gates()  # the defaults
+GATES, POLICY = Gates(), Policy()  # the defaults
 
 
 def releases(
@@ -184,4 +186,31 @@ def migrate(
     print_json(migration.migrate(target, model, run, channel=channel, gates=gates, progress=print_progress))
 
 
-COMMANDS = (releases, publish, rollback, diff, migrate)
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", help="do it (default: only show what would go)")] = False,
+    keep: Annotated[int, typer.Option(help="moves of every channel that a roll-back may undo", min=2)] = POLICY.keep,
+    min_age: Annotated[str, typer.Option(help="what is younger stays: 30m, 1h, 7d; at least 60s")] = "1h",
+    protect: Annotated[list[str] | None, typer.Option(help="a release that stays; repeatable")] = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Remove releases that nothing references, spaces that no release is of, old versions, unfinished index files.
+
+    What an app serves by its name (`release` of its config), wherever channels point, has to be protected.
+    """
+    target, policy = Store(resolve_store(store)), Policy(keep, age_s(min_age), tuple(protect or ()))
+    removals = remove(target, policy, lambda _: None) if yes else plan(target, policy)
+    if json:
+        print_json({"done": yes, "removed": [facts(removal) for removal in removals]})
+        return
+    table = Table("goes" if not yes else "removed", "name", "why", "bytes")
+    table.columns[1].overflow = table.columns[2].overflow = "fold"
+    table.columns[3].justify = "right"
+    for removal in removals:
+        table.add_row(removal.kind, removal.name, removal.why, f"{removal.bytes:,}" if removal.bytes else "")
+    console.print(table)
+    total = f"{len(removals)} things, about {sum(removal.bytes for removal in removals):,} bytes"
+    console.print(f"removed {total}" if yes else f"{total} would go: --yes removes them", highlight=False)
+
+
+COMMANDS = (releases, publish, rollback, diff, migrate, clean)

@@ -6,7 +6,8 @@ from typer.testing import CliRunner
 from semrec_ray.cli import app, main
 from semrec_ray.pipeline import GIVEN
 from semrec_ray.publishing import publish
-from semrec_ray.store.releases import channel_history, read_channel
+from semrec_ray.store import tables
+from semrec_ray.store.releases import channel_history, read_channel, read_releases
 from tests.conftest import catalog, fill
 
 
@@ -114,3 +115,25 @@ def test_diff_shows_a_table_or_json(live_store, rng):
     assert "4 asked" in shown
     found = json.loads(run("diff", first, "live", "--json", "--store", live_store.uri))
     assert (found["items"]["only_b"], found["changed"], found["vectors"]) == (1, 0, 60)
+
+
+def test_clean_shows_what_would_go_and_does_it_when_it_is_told_to(live_store, rng, monkeypatch):
+    for n in (61, 62, 63, 64):
+        fill(live_store, catalog(rng, n=n))
+        publish(live_store)
+    before = [release.name for release in read_releases(live_store)]
+    assert "0 things" in run("clean", "--store", live_store.uri)
+    real = tables.moment
+    monkeypatch.setattr("semrec_ray.store.cleaning.moment", lambda later_s: real(later_s + 7200))
+    shown = run("clean", "--min-age", "30m", "--keep", "2", "--protect", before[-1], "--store", live_store.uri)
+    assert "would go: --yes removes them" in shown
+    assert all((name in shown) == (name in before[2:4]) for name in before)
+    planned = json.loads(run("clean", "--keep", "2", "--protect", before[-1], "--json", "--store", live_store.uri))
+    assert planned["done"] is False
+    assert [release.name for release in read_releases(live_store)] == before
+    done = json.loads(
+        run("clean", "--keep", "2", "--protect", before[-1], "--yes", "--json", "--store", live_store.uri)
+    )
+    assert done == planned | {"done": True}
+    assert [release.name for release in read_releases(live_store)] == [before[0], before[1], before[4]]
+    assert run("rollback", "--store", live_store.uri)

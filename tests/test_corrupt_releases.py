@@ -24,6 +24,7 @@ from semrec_ray.store.releases import create_release, move_channel, read_channel
 from semrec_ray.store.users import users_table, write_users
 from semrec_ray.store.vectors import put_space, read_space, vectors_table, write_vectors
 from semrec_ray.types import Example, Query, Release
+from semrec_ray.write import open_writer
 from tests.conftest import catalog, fill, ratings
 
 ITEMS, VECTORS, USERS = ITEMS_TABLE, vectors_table(GIVEN), users_table(GIVEN)
@@ -184,7 +185,7 @@ class Service:
 
     def __init__(self, config: AppConfig) -> None:
         shard, profiles, encoder = open_local_parts(config)
-        self.recommender = compose(config, [shard], profiles, encoder)
+        self.recommender = compose(config, [shard], profiles, encoder, open_writer(config))
         self.parts: dict[str, Follower] = {
             "shard": shard.held,
             "profiles": profiles.held,

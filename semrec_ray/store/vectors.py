@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from semrec_ray.data.rows import Rows
 from semrec_ray.errors import StoreError
 from semrec_ray.store.items import in_buckets, with_buckets
-from semrec_ray.store.tables import Store, keyed
+from semrec_ray.store.tables import Store, keyed, moment
 from semrec_ray.types import Release, Space, Vector
 
 SPACES_TABLE = "spaces"
@@ -38,6 +38,7 @@ _SPACES = keyed(
             ("blocks", pa.list_(pa.int32())),
             ("settings", pa.string()),
             ("written", pa.timestamp("us", "UTC")),
+            ("claimed", pa.string()),  # when a release of it was last about to be made: ISO 8601, UTC
         ]
     ),
     "space",
@@ -124,6 +125,7 @@ def put_space(store: Store, space: Space, *, default: bool = True) -> None:
         "blocks": list(space.blocks),
         "settings": space.settings,
         "written": datetime.now(UTC) if default else datetime.fromtimestamp(0, UTC),
+        "claimed": moment(),
     }
     store.upsert(SPACES_TABLE, Rows.of(pa.Table.from_pylist([row], schema=_SPACES)), "space")
 
@@ -155,6 +157,24 @@ def read_space(store: Store, name: str) -> Space:
         known = ", ".join(sorted(spaces)) or "none"
         raise StoreError(f"the store {store.uri} has no space {name!r}; it has: {known}")
     return spaces[name]
+
+
+def claim_space(store: Store, name: str) -> bool:
+    """Note that a release of a space is about to be made, so that no clean-up removes it; False where it is gone."""
+    return store.claim(SPACES_TABLE, _SPACES, "space", name)
+
+
+def space_ages(store: Store) -> dict[str, str]:
+    """Return when each space was last written, or claimed for a release: ISO 8601 in UTC."""
+    dataset = store.find(SPACES_TABLE)
+    rows = [] if dataset is None else dataset.to_table().to_pylist()
+    ages = {row["space"]: row["written"].isoformat(timespec="microseconds") for row in rows}
+    return {row["space"]: max(ages[row["space"]], row.get("claimed") or "") for row in rows}
+
+
+def remove_space(store: Store, name: str, before: str) -> bool:
+    """Remove a space's row unless it was written or claimed since a moment; its tables stay."""
+    return store.remove_unclaimed(SPACES_TABLE, _SPACES, "space", name, before)
 
 
 def write_vectors(store: Store, space: str, rows: Rows, *, dtype: str = "float16", replace: bool = False) -> int:
