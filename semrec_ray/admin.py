@@ -119,6 +119,10 @@ def rollback(
         highlight=False,
         soft_wrap=True,
     )
+    if done.lost_writes:
+        console.print(
+            f"[yellow]it is behind the roll-back window: up to {done.lost_writes:,} live writes are not in it[/yellow]"
+        )
 
 
 def diff(

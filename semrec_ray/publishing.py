@@ -33,6 +33,7 @@ from semrec_ray.store.releases import (
     read_channel,
     read_release,
     read_releases,
+    window,
 )
 from semrec_ray.store.tables import Store
 from semrec_ray.store.users import POPULARITY_TABLE, users_table, write_popularity, write_users
@@ -75,6 +76,7 @@ class RollBack:
     space: str
     items: int
     created: str
+    lost_writes: int = 0  # live writes of before that are in no table of the release, nor in the log any more
 
 
 def publish(
@@ -118,9 +120,20 @@ def roll_back(store: Store, channel: str = "live", to: str | None = None) -> Rol
     release = read_release(store, to or _before(store, channel, history))
     if pointed is not None and pointed.release == release.name:
         raise InvalidRequest(f"channel {channel!r} points at {release.name} already: nothing to roll back")
+    lost = _lost_writes(store, release)
+    backfill(store, release, open_encoder)
     move_channel(store, channel, release.name, expected=pointed)
     before = None if pointed is None else pointed.release
-    return RollBack(channel, release.name, before, release.space, release.items, release.created)
+    return RollBack(channel, release.name, before, release.space, release.items, release.created, lost)
+
+
+def _lost_writes(store: Store, release: Release) -> int:
+    """Return how many live writes a release lacks for good: a fold keeps in the log what the window's releases lack."""
+    kept = window(store)
+    if release in kept:
+        return 0
+    since = min((one.seq for one in kept), default=release.seq)
+    return max(0, min(since, folded_seq(store)) - release.seq)
 
 
 def _before(store: Store, channel: str, history: Sequence[Channel]) -> str:
@@ -130,7 +143,7 @@ def _before(store: Store, channel: str, history: Sequence[Channel]) -> str:
     for name in earlier:
         if name in there:
             return name
-    gone = f" ({len(earlier)} moves ago there were, which were cleaned since)" if earlier else ""
+    gone = f" (those of {len(earlier)} earlier moves were cleaned)" if earlier else ""
     at = f"points at {history[0].release} and" if history else "points at no release and"
     raise NotFound(
         f"channel {channel!r} {at} has no earlier release to go back to{gone}: name one of `semrec releases` with --to"
