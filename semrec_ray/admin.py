@@ -144,12 +144,15 @@ def diff(
 
 def _difference(found: Difference) -> Table:
     table = Table("", f"only in A\n{found.a}", f"only in B\n{found.b}", "in both", "of them changed", "such as")
-    table.columns[5].overflow = "fold"
+    for column in table.columns:
+        column.overflow = "fold"
     table.add_row(*_keys("items", found.items, f"{found.changed:,}"))
     for change in found.fields:
         some = "; ".join(f"{item_id}: {old!r} → {new!r}" for item_id, old, new in change.examples[:2])
         table.add_row(f"  {change.field}", "", "", "", f"{change.items:,}", some)
-    table.add_row("  fields", ", ".join(found.columns_only_a), ", ".join(found.columns_only_b), "", "", "")
+    columns = (", ".join(names) for names in (found.columns_only_a, found.columns_only_b))
+    if found.columns_only_a or found.columns_only_b:
+        table.add_row("  fields", *columns, "", "", "")
     if found.vectors is None:
         table.add_row("space", *found.spaces, "", "all vectors", "")
     else:

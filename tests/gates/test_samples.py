@@ -1,6 +1,7 @@
 """Sample queries: what the serving code answers is what a brute force over the stored tables finds, to the bit."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -42,6 +43,19 @@ def test_every_query_of_every_kind_is_drawn_and_answered_alike(live_store):
     answers = ask(live_store, release, [sample.query for sample in samples])
     assert [pairs(answer) for answer in answers] == brute_force(live_store, release, samples)
     assert check_samples(live_store, release, 100, 3) == {"similar": 60, "users": 3, "k": 10}
+
+
+def test_who_did_nothing_that_counts_gets_what_is_popular_and_that_is_checked_too(live_store):
+    shown = pa.table({"user_id": ["eve"] * 3, "item_id": ["i000", "i001", "i002"], "kind": ["impression"] * 3})
+    fill(live_store, catalog(np.random.default_rng(1)), shown)
+    publish_gated(live_store, None)
+    samples = draw_samples(live_store, live(live_store), 100, seed=0)
+    (eve,) = (sample for sample in samples if sample.query.examples[0].user_id == "eve")
+    assert (eve.vector, eve.without) == (None, frozenset())
+    (answer,) = ask(live_store, live(live_store), [eve.query])
+    assert answer.fallback == "popular"
+    assert [pairs(answer)] == brute_force(live_store, live(live_store), [eve])
+    assert pairs(answer)[0] == ("i000", 2.0)  # ann and bob did
 
 
 def test_a_learned_space_with_its_two_blocks_is_checked_too(learned):
