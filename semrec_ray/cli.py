@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import httpx
-import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from semrec_ray import bulk, indexing, pipeline, publishing, training
+from semrec_ray import admin, bulk, indexing, pipeline, training
 from semrec_ray.config import (
     DEFAULT_MODEL,
     AppConfig,
@@ -19,22 +17,20 @@ from semrec_ray.config import (
     HnswConfig,
     SpaceConfig,
     absolute,
-    read_settings,
     resolve_store,
     settings_with,
 )
 from semrec_ray.data.sources import SOURCES, Source
 from semrec_ray.demo import Ports, run_demo
-from semrec_ray.errors import NotFound, SemrecError
+from semrec_ray.errors import SemrecError
 from semrec_ray.evaluate import evaluation, tuning
 from semrec_ray.evaluate.evaluation import SPLITS, as_lengths
-from semrec_ray.evaluate.gate import publish_gated
 from semrec_ray.evaluate.report import as_markdown, write
 from semrec_ray.evaluate.task import CONTENDERS
 from semrec_ray.store import Store
-from semrec_ray.store.releases import channel_history, move_channel, read_channel, read_release, read_releases
 from semrec_ray.store.user_lists import EVERYBODY
 from semrec_ray.telemetry import configure_logging
+from semrec_ray.terminal import ChannelOption, SettingsOption, StoreOption, console, print_json, print_progress
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,14 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A semantic recommender on Ray. Start with `semrec demo`; then import, embed, publish your own catalog.",
 )
-console = Console()
 SPACE, HNSW = SpaceConfig(), HnswConfig()  # the defaults
-
-StoreOption = Annotated[
-    str | None, typer.Option("--store", help="store URI (default: $SEMREC_STORE, else .semrec/store)")
-]
-SettingsOption = Annotated[Path | None, typer.Option("--settings", help="a file that `semrec tune --out` wrote")]
-ChannelOption = Annotated[str, typer.Option(help="the name that points at the release being served")]
 
 
 def main() -> None:
@@ -95,10 +84,10 @@ def import_(
     chosen = Source(source, items or (), events or (), pipeline.column_map(map or ()))
     read = pipeline.read_import(target, chosen, dtype=dtype, replace=replace)
     if dry_run:
-        _print(pipeline.sample(read))
+        print_json(pipeline.sample(read))
         return
-    report = pipeline.write_import(target, read, dtype=dtype, replace=replace, progress=_progress)
-    _print(report)
+    report = pipeline.write_import(target, read, dtype=dtype, replace=replace, progress=print_progress)
+    print_json(report)
 
 
 @app.command()
@@ -108,21 +97,7 @@ def embed(
 ) -> None:
     """Embed the items whose text or model changed, in this process (jobs.embed does it on a Ray cluster)."""
     target = Store(resolve_store(store))
-    _print(pipeline.embed(target, model, pipeline.embed_here(model), progress=_progress))
-
-
-@app.command()
-def publish(
-    channel: ChannelOption = "live",
-    space: Annotated[str | None, typer.Option(help="(default: the one whose vectors came last)")] = None,
-    gate: Annotated[bool, typer.Option("--gate", help="refuse what foretells worse than what is live")] = False,
-    settings: SettingsOption = None,
-    store: StoreOption = None,
-) -> None:
-    """Make a release of the store's tables and point a channel at it. What serves it follows by itself."""
-    found, make = read_settings(settings), publish_gated if gate else publishing.publish
-    target = Store(resolve_store(store))
-    _print(make(target, channel=channel, space=space, profiles=found.profiles, progress=_progress))
+    print_json(pipeline.embed(target, model, pipeline.embed_here(model), progress=print_progress))
 
 
 @app.command()
@@ -138,7 +113,9 @@ def index(
 ) -> None:
     """Build and save the graphs that shards with `index: hnsw` search, where they are not saved yet."""
     target, config = Store(resolve_store(store)), HnswConfig(m=m, ef_construction=ef_construction)
-    _print(indexing.build_indexes(target, config, shards=shards, channel=channel, release=release, progress=_progress))
+    print_json(
+        indexing.build_indexes(target, config, shards=shards, channel=channel, release=release, progress=print_progress)
+    )
 
 
 @app.command()
@@ -152,7 +129,7 @@ def train(
 ) -> None:
     """Learn from the events what belongs together, beside what the texts say. Nothing is served before a publish."""
     chosen, target = settings_with(settings, dims=dims, content=content), Store(resolve_store(store))
-    _print(training.train(target, chosen.space, profiles=chosen.profiles, progress=_progress))
+    print_json(training.train(target, chosen.space, profiles=chosen.profiles, progress=print_progress))
 
 
 @app.command()
@@ -167,11 +144,11 @@ def evaluate(
     """Ask the channel's release, and what anybody could do without it, what users did next."""
     target, known = Store(resolve_store(store)), as_lengths(lengths)
     report = evaluation.evaluate(
-        target, split=split, against=against or (), lengths=known, channel=channel, progress=_progress
+        target, split=split, against=against or (), lengths=known, channel=channel, progress=print_progress
     )
     typer.echo(as_markdown(report))
     if out is not None:
-        write(report, out, _progress)
+        write(report, out, print_progress)
 
 
 @app.command()
@@ -185,10 +162,10 @@ def tune(
 ) -> None:
     """Look for the settings that foretell best, on a part of what an evaluation lets be known."""
     target = Store(resolve_store(store))
-    found = tuning.tune(target, minutes=minutes, trials=trials, split=split, channel=channel, progress=_progress)
+    found = tuning.tune(target, minutes=minutes, trials=trials, split=split, channel=channel, progress=print_progress)
     if out is not None:
-        tuning.write_settings(found, out, _progress)
-    _print(found)
+        tuning.write_settings(found, out, print_progress)
+    print_json(found)
 
 
 @app.command()
@@ -205,40 +182,7 @@ def recommend(
     config = AppConfig(auth=AuthConfig(mode="none"), store=resolve_store(store), channel=channel)
     wish = bulk.Wish(k=k, query=bulk.query_body(filter, query), users=users)
     folder = absolute(out, "folder", "give an absolute path or a URI")
-    _print(bulk.recommend(bulk.open_run(config, folder, wish), _progress))
-
-
-@app.command()
-def releases(store: StoreOption = None, channel: ChannelOption = "live") -> None:
-    """List the releases, the newest first; * marks the one the channel points at."""
-    target = Store(resolve_store(store))
-    pointed = read_channel(target, channel)
-    table = Table("", "release (UTC)", "items", "users", "events", "space")
-    for column in table.columns[:5]:
-        column.no_wrap = True
-    table.columns[5].overflow = "fold"
-    for release in read_releases(target):
-        mark = "*" if pointed and pointed.release == release.name else ""
-        counts = (release.items, release.metrics["users"], release.metrics["events"])
-        table.add_row(mark, release.name, *(f"{count:,}" for count in counts), release.space)
-    console.print(table)
-
-
-@app.command()
-def rollback(
-    to: Annotated[str | None, typer.Option(help="a release (default: the channel's one before)")] = None,
-    channel: ChannelOption = "live",
-    store: StoreOption = None,
-) -> None:
-    """Point a channel back at an earlier release."""
-    target = Store(resolve_store(store))
-    history = channel_history(target, channel)
-    earlier = [move.release for move in history if move.release != history[0].release]
-    if to is None and not earlier:
-        raise NotFound(f"channel {channel!r} has no earlier release to go back to")
-    release = read_release(target, to or earlier[0])
-    move_channel(target, channel, release.name, expected=history[0] if history else None)
-    console.print(f"channel {channel} points at {release.name}")
+    print_json(bulk.recommend(bulk.open_run(config, folder, wish), print_progress))
 
 
 @app.command()
@@ -260,12 +204,8 @@ def status(url: Annotated[str, typer.Option(help="the served app")] = "http://12
         raise typer.Exit(1)
 
 
-def _progress(line: str) -> None:
-    console.print(f"[dim]{line}[/dim]", highlight=False)
-
-
-def _print(report: object) -> None:
-    typer.echo(orjson.dumps(report).decode())
+for command in admin.COMMANDS:
+    app.command()(command)
 
 
 if __name__ == "__main__":

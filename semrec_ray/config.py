@@ -159,6 +159,7 @@ class AppConfig(Section):
     store: str = Field(default_factory=lambda: os.environ.get("SEMREC_STORE", DEFAULT_STORE))
     channel: str = "live"
     release: str | None = None  # serve this one, wherever the channel points
+    live_writes: bool = True  # follow what is written while it serves; else a release answers as it was published
     topology: Literal["sharded", "inline"] = "sharded"
     shards: int = Field(2, ge=1, le=1024)
     routers: int = Field(1, ge=1)

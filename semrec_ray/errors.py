@@ -107,7 +107,7 @@ class IncompleteRelease(StoreError):
 
 
 class GateRefused(SemrecError):
-    """A publish that was refused because it recommends worse than what is live: says by how much."""
+    """A publish that a gate refused: says which, with the values and the fix."""
 
     code = "gate_refused"
     status = 409

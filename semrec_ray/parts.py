@@ -23,7 +23,7 @@ from semrec_ray.store.events import EVENTS_TABLE, read_events
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.tables import Store
 from semrec_ray.store.users import users_table
-from semrec_ray.store.vectors import as_matrix, read_space
+from semrec_ray.store.vectors import read_space, whole_vectors
 from semrec_ray.types import (
     FetchQuery,
     Hits,
@@ -57,8 +57,8 @@ class ProfilesPort(Protocol):
         """Return each query's profile, None where the user is unknown, or an error, in its place."""
         ...
 
-    async def status(self) -> PartStatus:
-        """Return what they hold."""
+    async def status(self, serving: str | None = None) -> PartStatus:
+        """Return what they hold; the release that the caller answers from stays held."""
         ...
 
     async def reach(self, seq: int) -> None:
@@ -75,8 +75,8 @@ class EncoderPort(Protocol):
         """Return for each (release, text) the embedding by the release's model, (D,) of length 1, or an error."""
         ...
 
-    async def status(self) -> PartStatus:
-        """Return what it holds."""
+    async def status(self, serving: str | None = None) -> PartStatus:
+        """Return what it holds; the release that the caller answers from stays held."""
         ...
 
     async def reach(self, seq: int) -> None:
@@ -122,8 +122,9 @@ class LocalShard(ShardPort):
             return self._fetch(queries)
         return await asyncio.to_thread(self._fetch, queries)
 
-    async def status(self) -> PartStatus:
-        """Return what the shard holds."""
+    async def status(self, serving: str | None = None) -> PartStatus:
+        """Return what the shard holds; the release that the caller answers from stays held."""
+        self.held.note_served(serving)
         newest = _newest(self.held)
         return _status(self.name, self.held, newest.count if newest else 0, self._device)
 
@@ -170,8 +171,9 @@ class LocalProfiles(ProfilesPort):
                 answers.append(error)
         return answers
 
-    async def status(self) -> PartStatus:
-        """Return what they hold."""
+    async def status(self, serving: str | None = None) -> PartStatus:
+        """Return what they hold; the release that the caller answers from stays held."""
+        self.held.note_served(serving)
         newest = _newest(self.held)
         return _status(self.name, self.held, len(newest) if newest else 0, "cpu")
 
@@ -193,8 +195,9 @@ class LocalEncoder(EncoderPort):
         """Return for each (release, text) the embedding by the release's model, or an error."""
         return await asyncio.to_thread(self._encode, requests)
 
-    async def status(self) -> PartStatus:
-        """Return what it holds."""
+    async def status(self, serving: str | None = None) -> PartStatus:
+        """Return what it holds; the release that the caller answers from stays held."""
+        self.held.note_served(serving)
         return _status(self.name, self.held, 0, "cpu")
 
     async def reach(self, seq: int) -> None:
@@ -238,7 +241,9 @@ def open_shard(config: AppConfig, shard: int, *, shards: int) -> LocalShard:
     def load(release: Release) -> "LiveRows":
         return load_live(store, release, buckets, device, config.ranking, indexed)
 
-    return LocalShard(f"shard-{shard}", Follower(store, config.channel, load, release=config.release), device)
+    return LocalShard(
+        f"shard-{shard}", Follower(store, config.channel, load, release=config.release, log=config.live_writes), device
+    )
 
 
 def open_local_parts(
@@ -256,10 +261,11 @@ def open_profiles(config: AppConfig) -> LocalProfiles:
     def load(release: Release) -> Profiles:
         table = users_table(release.space)
         users = store.open(table, release.versions[table]).to_table()
+        vectors = whole_vectors(release, table, users["vector"])
         events = read_events(store, release.versions[EVENTS_TABLE])
-        return Profiles(users, histories(events, config.profiles), as_matrix(users["vector"]))
+        return Profiles(users, histories(events, config.profiles), vectors)
 
-    return LocalProfiles(Follower(store, config.channel, load, release=config.release))
+    return LocalProfiles(Follower(store, config.channel, load, release=config.release, log=config.live_writes))
 
 
 def open_text_encoders(config: AppConfig, *, model_at_once: bool = True) -> LocalEncoder:
@@ -278,7 +284,7 @@ def open_text_encoders(config: AppConfig, *, model_at_once: bool = True) -> Loca
             open_model(model)
         return partial(open_model, model)
 
-    return LocalEncoder(Follower(store, config.channel, load, release=config.release))
+    return LocalEncoder(Follower(store, config.channel, load, release=config.release, log=config.live_writes))
 
 
 def _newest(held: Follower[T]) -> T | None:

@@ -233,11 +233,13 @@ def embedded(texts: pa.Table | pa.RecordBatch, vectors: Vector) -> pa.Table:
     return pa.table(columns, names=["item_id", "text_hash", "embedding"])
 
 
-def embed(store: Store, model: str, run: Embed, *, progress: Progress = logger.info) -> EmbedReport:
+def embed(
+    store: Store, model: str, run: Embed, *, default: bool = True, progress: Progress = logger.info
+) -> EmbedReport:
     """Embed the items whose text or model changed, batch by batch, then write the vectors of the model's space.
 
     Those get vectors in what was learned on it, too (`learn.later`). What was embedded is kept at once: an
-    interrupted run goes on where it ended.
+    interrupted run goes on where it ended. Without `default` the space is not what a publish takes that names none.
     """
     todo, unchanged = texts_to_embed(store, model)
     pace = Pace(progress, "embedded", "items", todo.num_rows)
@@ -246,6 +248,6 @@ def embed(store: Store, model: str, run: Embed, *, progress: Progress = logger.i
         pace.add(part.num_rows)
     space = content_space(store, model)
     write_content_vectors(store, space)
-    put_space(store, space)
+    put_space(store, space, default=default)
     add_later_items(store, space.name, progress=progress)
     return EmbedReport(space.name, model, pace.done, unchanged)

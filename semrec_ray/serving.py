@@ -10,7 +10,7 @@ import pyarrow as pa
 from cachetools import LRUCache
 
 from semrec_ray.config import AppConfig
-from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, SemrecError, Unavailable
+from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, SemrecError, StoreError, Unavailable
 from semrec_ray.store.changes import Change
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.items import INTERNAL, ITEMS_TABLE
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ALL_FIELDS = ("*",)
+NEEDED = ("item_id", "title")  # columns of every catalog
 STATUS_TIMEOUT_S = 1.0
 
 
@@ -31,8 +32,8 @@ class Part(Protocol):
 
     name: str
 
-    async def status(self) -> PartStatus:
-        """Return what the part holds."""
+    async def status(self, serving: str | None = None) -> PartStatus:
+        """Return what the part holds; the release that the caller answers from stays held."""
         ...
 
     async def reach(self, seq: int) -> None:
@@ -100,15 +101,29 @@ def open_views(config: AppConfig) -> Follower[View]:
     store = Store(config.store)
 
     def load(release: Release) -> View:
-        schema = store.open(ITEMS_TABLE, release.versions[ITEMS_TABLE]).schema
+        schema, space = _whole_items(store, release), read_space(store, release.space)
+        if space.dims != release.dims:
+            raise StoreError(
+                f"release {release.name} has {release.dims} dimensions, its space {space.dims}: publish again"
+            )
         fields = pa.schema([field for field in schema if field.name not in INTERNAL])
         names = tuple(fields.names)
         standard = tuple(name for name in config.fields if name in names and name != "item_id")
         items: LRUCache[str, Columns] = LRUCache(max(1, config.item_cache))
         rows: LRUCache[str, ItemRow] = LRUCache(max(1, config.example_cache))
-        return View(release, read_space(store, release.space), fields, names, standard, items, rows, release.seq)
+        return View(release, space, fields, names, standard, items, rows, release.seq)
 
-    return Follower(store, config.channel, load, release=config.release)
+    return Follower(store, config.channel, load, release=config.release, log=config.live_writes)
+
+
+def _whole_items(store: Store, release: Release) -> pa.Schema:
+    """Return the columns of a release's items; StoreError where items are missing, or what every item has."""
+    table = store.open(ITEMS_TABLE, release.versions[ITEMS_TABLE])
+    lost = [name for name in NEEDED if name not in table.schema.names]
+    if lost or table.count_rows() != release.items:
+        wrong = f"no column {lost[0]!r}" if lost else f"{table.count_rows():,} rows instead of {release.items:,}"
+        raise StoreError(f"release {release.name}: its table of items has {wrong}: import and publish again")
+    return table.schema
 
 
 class Serving:
@@ -122,8 +137,9 @@ class Serving:
 
     async def refresh(self) -> None:
         """Look at the channel and at every part, then choose; a part that does not answer does not hold it up."""
+        self.views.note_served(self.release)
         await asyncio.to_thread(self.views.refresh)
-        statuses = await asyncio.gather(*(_status(part) for part in (*self._shards, *self._others)))
+        statuses = await asyncio.gather(*(_status(part, self.release) for part in (*self._shards, *self._others)))
         self.shard_status = tuple(statuses[: len(self._shards)])
         self.part_status = tuple(statuses[len(self._shards) :])
         for release in self.views.releases:
@@ -185,10 +201,10 @@ class Serving:
         return min(1.0, held / total) if total else 0.0
 
 
-async def _status(part: Part) -> PartStatus:
+async def _status(part: Part, serving: str | None) -> PartStatus:
     try:
         async with asyncio.timeout(STATUS_TIMEOUT_S):
-            return await part.status()
+            return await part.status(serving)
     except Exception as error:  # the fan-out's edge: a part that fails holds nothing
         reason = error.message if isinstance(error, SemrecError) else type(error).__name__
         return PartStatus(part.name, (), 0, "", f"no answer ({reason})")

@@ -35,7 +35,7 @@ from semrec_ray.state.profiles import event_weights
 from semrec_ray.store.artefacts import write_artefact
 from semrec_ray.store.events import EVENTS_TABLE
 from semrec_ray.store.tables import Store
-from semrec_ray.store.vectors import as_matrix, put_space, read_spaces, read_vectors, slug, write_vectors
+from semrec_ray.store.vectors import as_matrix, put_space, read_space, read_spaces, read_vectors, slug, write_vectors
 from semrec_ray.types import Space, Vector
 
 logger = logging.getLogger(__name__)
@@ -62,25 +62,28 @@ def train(
     config: SpaceConfig | None = None,
     *,
     profiles: ProfilesConfig | None = None,
+    base: str | None = None,
     seed: int = 0,
     progress: Progress = logger.info,
 ) -> TrainReport:
     """Learn a space from all events and the newest space that is not learned; nothing is served yet.
+
+    With `base` it is learned on that one, and not what a publish takes that names none.
 
     The space is a new one, named after the bytes of what was learned: no vectors that a release serves are touched,
     and the same tables, settings and seed give the same space on the same machine. InvalidRequest where nothing is
     embedded or nothing was done.
     """
     chosen, started = config or SpaceConfig(), time.monotonic()
-    base = _base_space(store)
-    content = read_vectors(store, base.name, columns=("item_id", "vector", "text_hash"))
+    under = _base_space(store) if base is None else read_space(store, base)
+    content = read_vectors(store, under.name, columns=("item_id", "vector", "text_hash"))
     users, items, n_users = _interactions(store, content["item_id"], profiles or ProfilesConfig())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     progress(f"learning from {len(users):,} events of {n_users:,} users on {device}")
     behaviour = fit(users, items, None, content.num_rows, chosen, seed, device)
     progress(f"placing {int((behaviour.counts == 0).sum()):,} items without events")
-    learned, rows = _learned(store, base, content, behaviour, chosen, seed)
-    space = _write(store, base, learned, rows)
+    learned, rows = _learned(store, under, content, behaviour, chosen, seed)
+    space = _write(store, under, learned, rows, default=base is None)
     return TrainReport(
         space=space.name,
         items=content.num_rows,
@@ -144,7 +147,7 @@ def _learned(
     return space, vector_rows(content, *space.beside(vectors, moved, scales))
 
 
-def _write(store: Store, base: Space, learned: LearnedSpace, rows: pa.Table) -> Space:
+def _write(store: Store, base: Space, learned: LearnedSpace, rows: pa.Table, *, default: bool) -> Space:
     """Write a learned space, its row last: whoever sees it finds its vectors and its artefact."""
     artefact = learned.to_bytes()
     name = f"learned-{slug(base.model or base.name)}-{blake2b(artefact, digest_size=6).hexdigest()}"
@@ -152,7 +155,7 @@ def _write(store: Store, base: Space, learned: LearnedSpace, rows: pa.Table) -> 
     space = Space(name, "learned", base.model, sum(blocks), base.mean, blocks, settings)
     write_vectors(store, name, Rows.of(rows), replace=True)
     write_artefact(store, name, artefact)
-    put_space(store, space)
+    put_space(store, space, default=default)
     return space
 
 

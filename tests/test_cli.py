@@ -6,7 +6,8 @@ from typer.testing import CliRunner
 from semrec_ray.cli import app, main
 from semrec_ray.pipeline import GIVEN
 from semrec_ray.publishing import publish
-from semrec_ray.store.releases import read_channel
+from semrec_ray.store import tables
+from semrec_ray.store.releases import channel_history, read_channel, read_releases
 from tests.conftest import catalog, fill
 
 
@@ -57,3 +58,82 @@ def test_an_error_is_one_line_that_says_what_to_do(store, words, message, monkey
 def test_status_of_nothing_says_how_to_serve():
     result = CliRunner().invoke(app, ["status", "--url", "http://127.0.0.1:9"])
     assert result.exit_code != 0
+
+
+def test_releases_are_listed_with_their_channels_their_counts_and_what_was_checked(live_store, rng):
+    first = read_channel(live_store, "live").release
+    fill(live_store, catalog(rng, n=61))
+    published = json.loads(run("publish", "--check", "--samples", "4", "--store", live_store.uri).splitlines()[-1])
+    assert set(published["gates"]) == {"completeness", "samples"}
+    run("rollback", "--to", first, "--channel", "canary", "--store", live_store.uri)
+    new, old = json.loads(run("releases", "--json", "--store", live_store.uri))
+    assert (new["release"], new["channels"], new["items"], new["seq"]) == (published["release"], ["live"], 61, 0)
+    assert (old["release"], old["channels"], old["items"], old["users"]) == (first, ["canary"], 60, 3)
+    assert (new["space"], new["dims"], new["gates"], old["gates"]) == (GIVEN, 8, published["gates"], {})
+    lines = run("releases", "--store", live_store.uri).splitlines()
+    assert [word in line for line, word in zip(lines[-3:-1], ("live", "canary"), strict=True)] == [True, True]
+    assert "completeness, samples" in lines[-3]
+    (only,) = json.loads(run("releases", "--channel", "canary", "--json", "--store", live_store.uri))
+    assert only == old
+
+
+def test_a_refused_publish_says_which_gate_and_releases_says_it_again(live_store, rng, monkeypatch, capsys):
+    before = read_channel(live_store, "live")
+    items = live_store.open("items")
+    items.delete("year > 1990")
+    words = ["semrec", "publish", "--check", "--max-drop", "5", "--store", live_store.uri]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert str(stopped.value).startswith("error: gate completeness refuses release ")
+    assert "fewer, and --max-drop is 5 %" in str(stopped.value)
+    assert read_channel(live_store, "live") == before
+    assert "refused by completeness" in run("releases", "--store", live_store.uri)
+
+
+def test_a_roll_back_names_both_ends_and_refuses_what_is_none(live_store, rng, monkeypatch):
+    first = read_channel(live_store, "live").release
+    fill(live_store, catalog(rng, n=61))
+    second = publish(live_store).release
+    told = run("rollback", "--store", live_store.uri)
+    assert f"points at {first} (60 items, space given" in told
+    assert f"it pointed at {second}" in told
+    again = CliRunner().invoke(app, ["rollback", "--to", first, "--store", live_store.uri])
+    assert "points at" in str(again.exception)
+    assert "already" in str(again.exception)
+    nowhere = CliRunner().invoke(app, ["rollback", "--to", "r9", "--store", live_store.uri])
+    assert f"no release 'r9'; the newest are: {second}, {first}" in str(nowhere.exception)
+    assert len(channel_history(live_store, "live")) == 3
+
+
+def test_diff_shows_a_table_or_json(live_store, rng):
+    first = read_channel(live_store, "live").release
+    fill(live_store, catalog(rng, n=61))
+    publish(live_store)
+    shown = run("diff", first, "live", "--sample", "4", "--store", live_store.uri)
+    assert "+i060" in shown
+    assert "4 asked" in shown
+    found = json.loads(run("diff", first, "live", "--json", "--store", live_store.uri))
+    assert (found["items"]["only_b"], found["changed"], found["vectors"]) == (1, 0, 60)
+
+
+def test_clean_shows_what_would_go_and_does_it_when_it_is_told_to(live_store, rng, monkeypatch):
+    for n in (61, 62, 63, 64):
+        fill(live_store, catalog(rng, n=n))
+        publish(live_store)
+    before = [release.name for release in read_releases(live_store)]
+    assert "0 things" in run("clean", "--store", live_store.uri)
+    real = tables.moment
+    monkeypatch.setattr("semrec_ray.store.cleaning.moment", lambda later_s: real(later_s + 7200))
+    shown = run("clean", "--min-age", "30m", "--keep", "2", "--protect", before[-1], "--store", live_store.uri)
+    assert "would go: --yes removes them" in shown
+    assert all((name in shown) == (name in before[2:4]) for name in before)
+    planned = json.loads(run("clean", "--keep", "2", "--protect", before[-1], "--json", "--store", live_store.uri))
+    assert planned["done"] is False
+    assert [release.name for release in read_releases(live_store)] == before
+    done = json.loads(
+        run("clean", "--keep", "2", "--protect", before[-1], "--yes", "--json", "--store", live_store.uri)
+    )
+    assert done == planned | {"done": True}
+    assert [release.name for release in read_releases(live_store)] == [before[0], before[1], before[4]]
+    assert run("rollback", "--store", live_store.uri)

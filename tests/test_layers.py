@@ -17,8 +17,11 @@ LAYERS = [
     {"plan", "write"},
     {"parts", "serving", "examples", "ranker"},
     {"recommender", "pipeline", "publishing", "indexing", "training", "api"},
-    {"cluster", "evaluate", "bulk"},
-    {"demo"},
+    {"cluster", "evaluate", "bulk", "asking"},
+    {"gates", "comparison"},
+    {"migration"},
+    {"demo", "terminal"},
+    {"admin"},
     {"serve", "cli"},
 ]
 LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}

@@ -36,7 +36,7 @@ class ShardPort(Protocol):
         """Return for each query the items that this shard holds."""
         ...
 
-    async def status(self) -> PartStatus:
+    async def status(self, serving: str | None = None) -> PartStatus:
         """Return what the shard holds."""
         ...
 

@@ -24,7 +24,7 @@ from semrec_ray.search.signals import item_signals
 from semrec_ray.store.items import INTERNAL, read_items
 from semrec_ray.store.tables import Store
 from semrec_ray.store.users import POPULARITY_TABLE
-from semrec_ray.store.vectors import as_matrix, read_vectors, vectors_table
+from semrec_ray.store.vectors import read_vectors, vectors_table, whole_vectors
 from semrec_ray.types import Columns, Details, FetchQuery, Hits, ItemRow, Release, ShardQuery, Vector
 
 logger = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ def read_rows(store: Store, release: Release, buckets: Sequence[int]) -> tuple[p
             f"release {release.name}: {places.null_count} items have no vector in {table}, among them {lacking!r}: "
             f"embed and publish again"
         )
-    vectors = as_matrix(found["vector"])[places.to_numpy()]
+    vectors = whole_vectors(release, table, found["vector"])[places.to_numpy()]
     return items.drop_columns([name for name in INTERNAL if name in items.column_names]), vectors
 
 

@@ -25,6 +25,6 @@ class EncoderReplica(Following):
         """Wait until it has a live write."""
         await self._encoder.reach(seq)
 
-    async def status(self) -> PartStatus:
-        """Return what it holds."""
-        return await self._encoder.status()
+    async def status(self, serving: str | None = None) -> PartStatus:
+        """Return what it holds; the release that the caller answers from stays held."""
+        return await self._encoder.status(serving)

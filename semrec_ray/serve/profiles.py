@@ -25,6 +25,6 @@ class ProfilesReplica(Following):
         """Wait until it has a live write."""
         await self._profiles.reach(seq)
 
-    async def status(self) -> PartStatus:
-        """Return what they hold."""
-        return await self._profiles.status()
+    async def status(self, serving: str | None = None) -> PartStatus:
+        """Return what they hold; the release that the caller answers from stays held."""
+        return await self._profiles.status(serving)

@@ -51,8 +51,8 @@ class HandlePort:
     async def reach(self, seq: int) -> None:  # noqa: D102
         await self._handle.reach.remote(seq)
 
-    async def status(self) -> Any:  # noqa: ANN401, D102
-        return await self._handle.status.remote()
+    async def status(self, serving: str | None = None) -> Any:  # noqa: ANN401, D102
+        return await self._handle.status.remote(serving)
 
 
 class Router(Following):

@@ -28,6 +28,6 @@ class ShardReplica(Following):
         """Wait until it has a live write."""
         await self._shard.reach(seq)
 
-    async def status(self) -> PartStatus:
-        """Return what the shard holds."""
-        return await self._shard.status()
+    async def status(self, serving: str | None = None) -> PartStatus:
+        """Return what the shard holds; the release that the caller answers from stays held."""
+        return await self._shard.status(serving)

@@ -11,7 +11,8 @@ Beside them, `indexes/<space>/` holds files: what shards search with, built of a
     release = read_release(store, read_channel(store, "live").release)
     read_items(store, release.versions["items"])
 
-A release names one version of every table it uses; writing to the tables never changes what it means.
+A release names one version of every table it uses; writing to the tables never changes what it means. What no release,
+channel or young process needs, `cleaning.py` removes.
 """
 
 from semrec_ray.store.tables import Store

@@ -1,5 +1,6 @@
 """Bytes in, files out that appear whole or not at all, in a folder here or on an object store (pyarrow.fs)."""
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,14 @@ from semrec_ray.errors import StoreError
 
 ATOMIC_PUT = {"s3", "gcs", "abfs"}  # an object is there once all of it is; elsewhere a file is there once it is renamed
 UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How large a file is, and when it was written, in epoch seconds."""
+
+    bytes: int
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,25 @@ class Folder:
             unfinished = f"{UNFINISHED}{name}-{uuid4().hex}"
             self._write(unfinished, content)
             self.system.move(f"{self.path}/{unfinished}", f"{self.path}/{name}")
+
+    def remove(self, path: str) -> None:
+        """Remove a file, or a folder with all that is in it; nothing where it is not there."""
+        with self._reached(), contextlib.suppress(FileNotFoundError):
+            kind = self.system.get_file_info(f"{self.path}/{path}").type
+            if kind == pafs.FileType.Directory:
+                self.system.delete_dir(f"{self.path}/{path}")
+            elif kind == pafs.FileType.File:
+                self.system.delete_file(f"{self.path}/{path}")
+
+    def files(self) -> dict[str, "Written"]:
+        """Return every file in it and below, by its path from here."""
+        with self._reached():
+            selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=True)
+            found = [info for info in self.system.get_file_info(selector) if info.type == pafs.FileType.File]
+        start = len(self.path) + 1
+        return {
+            info.path[start:]: Written(info.size or 0, info.mtime_ns / 1e9 if info.mtime_ns else 0.0) for info in found
+        }
 
     def clean(self) -> None:
         """Remove what processes that were killed left unfinished."""

@@ -1,19 +1,22 @@
 """A channel in, its newest releases out, loaded: how every process of the service follows publishes and live writes.
 
 A new release loads beside the old one and both answer until the next; a load that fails leaves what serves
-as it is, and says why in `error`. Where a release is named, that one is held, wherever the channel points. What is
-held follows the log of live writes, if it can: what it got before it is held, and from then on, whatever loads.
+as it is, and says why in `error`. What the routers answer from stays held, however many releases come that another
+part cannot load, and a process that starts anew loads it too. Where a release is named, that one is held, wherever the
+channel points. What is held follows the log of live writes, if it can: what it got before it is held, and from then
+on, whatever loads.
 """
 
 import asyncio
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from semrec_ray.errors import SemrecError, Unavailable
+from semrec_ray.errors import Unavailable
 from semrec_ray.store.changes import Change, Log, find_log, newer, read_changes
 from semrec_ray.store.releases import read_channel, read_release
 from semrec_ray.store.tables import Store
@@ -23,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+PANIC = "PanicException"  # of pyo3: what Lance raises of some damaged files
+SERVED_S = 10.0  # for so long a release that a router was answering from counts as served
 LOG_POLL_S = 0.2  # after it a live write is seen; a look that finds nothing takes a tenth of a millisecond
 
 
@@ -38,14 +43,26 @@ class Live(Protocol):
 
 
 class Follower(Generic[T]):
-    """What one process holds of a channel's releases: the newest and the `keep - 1` before it."""
+    """What one process holds of a channel's releases: the newest, and of the others those served last, `keep` in all.
+
+    Without `log` they stay as they were published.
+    """
 
     def __init__(
-        self, store: Store, channel: str, load: Callable[[Release], T], *, release: str | None = None, keep: int = 2
+        self,
+        store: Store,
+        channel: str,
+        load: Callable[[Release], T],
+        *,
+        release: str | None = None,
+        keep: int = 2,
+        log: bool = True,
     ) -> None:
         self.store, self.channel, self.load, self.release, self.keep = store, channel, load, release, keep
+        self._served: dict[str, float] = {}  # by which release routers answered, and when at last
         self._errors: dict[str, str] = {}  # of what fails at present: the release, the log
         self._held: OrderedDict[str, tuple[Release, T]] = OrderedDict()
+        self._find_log = find_log if log else _no_log
         self._log: Log | None = None  # as far as it was read
         self._one_at_a_time = threading.Lock()  # who changes what is held
 
@@ -72,21 +89,27 @@ class Follower(Generic[T]):
         with self._noting_errors("release"):
             wanted = self.release or self._pointed()
             if wanted not in self._held:
-                release = read_release(self.store, wanted)
-                loaded = self.load(release)
-                _caught_up(loaded, find_log(self.store))  # most of it before anybody waits
-                with self._one_at_a_time:
-                    _caught_up(loaded, find_log(self.store))
-                    self._hold(release, loaded)
+                self._load(wanted, newest=True)
             elif next(reversed(self._held)) != wanted:
                 with self._one_at_a_time:
                     self._held.move_to_end(wanted)  # rolled back: it is the newest wish again
+        with self._noting_errors("served release"):
+            for name, at in list(self._served.items()):
+                room = len(self._held) < self.keep and time.monotonic() - at < SERVED_S
+                if name not in self._held and room and self.release is None:
+                    self._load(name, newest=False)
         self.catch_up()
+
+    def note_served(self, release: str | None) -> None:
+        """Note that somebody answers from a release: it stays held, or is loaded with the next refresh."""
+        if release is not None:
+            noted = sorted({**self._served, release: time.monotonic()}.items(), key=lambda pair: pair[1])
+            self._served = dict(noted[-self.keep :])  # one assignment, as below
 
     def catch_up(self) -> None:
         """Take over what was written to the log since; blocking. Errors go to `error`."""
         with self._noting_errors("log"), self._one_at_a_time:
-            log = find_log(self.store) if self._log is None else newer(self._log) or self._log
+            log = self._find_log(self.store) if self._log is None else newer(self._log) or self._log
             for _, loaded in self._held.values():
                 _caught_up(loaded, log, self._log)
             self._log = log
@@ -124,7 +147,9 @@ class Follower(Generic[T]):
         """Whatever makes a release or the log unreadable must not end the process that serves another one."""
         try:
             yield
-        except (SemrecError, OSError, ValueError, LookupError, MemoryError, RuntimeError) as error:
+        except BaseException as error:  # the outer edge of all loading: a panic in Lance is no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+                raise
             reason = str(error) or repr(error)
             if reason != self._errors.get(of):
                 logger.warning("following channel %s failed: %s", self.channel, reason)
@@ -141,13 +166,27 @@ class Follower(Generic[T]):
             )
         return pointed.release
 
-    def _hold(self, release: Release, loaded: T) -> None:
+    def _load(self, name: str, *, newest: bool) -> None:
+        release = read_release(self.store, name)
+        loaded = self.load(release)
+        _caught_up(loaded, self._find_log(self.store))  # most of it before anybody waits
+        with self._one_at_a_time:
+            _caught_up(loaded, self._find_log(self.store))
+            self._hold(release, loaded, newest=newest)
+
+    def _hold(self, release: Release, loaded: T, *, newest: bool) -> None:
         held = OrderedDict(self._held)
         held[release.name] = (release, loaded)
+        held.move_to_end(release.name, last=newest)
         while len(held) > self.keep:
-            held.popitem(last=False)
+            others = [name for name in held if name != release.name]  # of those never served, the one loaded first
+            held.pop(min(others, key=lambda name: self._served.get(name, 0.0)))
         self._held = held  # one assignment: a reader in another thread sees the old or the new set
         logger.info("release %s is loaded (%d items, space %s)", release.name, release.items, release.space)
+
+
+def _no_log(_: Store) -> Log | None:
+    return None
 
 
 def _caught_up(loaded: object, log: Log | None, known: Log | None = None) -> None:

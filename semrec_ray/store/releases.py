@@ -8,19 +8,21 @@ two who move it at once write the same key, and one of them gets `Conflict`.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from semrec_ray.data.rows import Rows
 from semrec_ray.errors import Conflict, NotFound
-from semrec_ray.store.tables import Store, keyed
+from semrec_ray.store.tables import Store, keyed, moment
+from semrec_ray.store.vectors import claim_space, vectors_table
 from semrec_ray.types import Release
 
 RELEASES_TABLE = "releases"
 CHANNELS_TABLE = "channels"
+PIN = "release-"  # how the tags of releases begin
 
 _RELEASES = keyed(
     pa.schema(
@@ -33,6 +35,7 @@ _RELEASES = keyed(
             ("seq", pa.int64()),
             ("metrics", pa.string()),  # JSON
             ("created", pa.string()),  # ISO 8601, UTC
+            ("claimed", pa.string()),  # the same: when a channel was last about to point at it
         ]
     ),
     "release",
@@ -62,22 +65,25 @@ class Channel:
 
 
 def create_release(store: Store, release: Release) -> None:
-    """Pin the release's table versions, then write its row; Conflict where the name is taken."""
+    """Pin the release's table versions, then write its row; Conflict where the name is taken, or the space gone."""
+    if vectors_table(release.space) in release.versions and not claim_space(store, release.space):
+        raise Conflict(f"the space {release.space!r} was removed meanwhile: embed, train and publish again")
     for table, version in release.versions.items():
-        store.pin(table, version, f"release-{release.name}")
-    row = {
-        "release": release.name,
-        "space": release.space,
-        "versions": json.dumps(dict(release.versions), sort_keys=True),
-        "items": release.items,
-        "dims": release.dims,
-        "seq": release.seq,
-        "metrics": json.dumps(dict(release.metrics), sort_keys=True),
-        "created": release.created,
-    }
-    rows = Rows.of(pa.Table.from_pylist([row], schema=_RELEASES))
-    if store.insert_new(RELEASES_TABLE, rows, "release") != 1:
+        store.pin(table, version, pin_of(release.name))
+    if store.insert_new(RELEASES_TABLE, _rows_of(release), "release") != 1:
         raise Conflict(f"release {release.name!r} exists already: publish again under another name")
+
+
+def pin_of(name: str) -> str:
+    """Return the tag that keeps a release's table versions."""
+    return f"{PIN}{name}"
+
+
+def put_metrics(store: Store, release: Release, metrics: Mapping[str, Any]) -> Release:
+    """Add to what is known of a release, such as what was checked; returns it with that. What it means stays."""
+    known = replace(release, metrics={**release.metrics, **metrics})
+    store.upsert(RELEASES_TABLE, _rows_of(known), "release")
+    return known
 
 
 def read_releases(store: Store) -> list[Release]:
@@ -137,7 +143,12 @@ def served_spaces(store: Store) -> set[str]:
 
 
 def move_channel(store: Store, name: str, release: str, *, expected: Channel | None) -> Channel:
-    """Point a channel at a release if it still stands where `expected` says; Conflict where it moved."""
+    """Point a channel at a release if it still stands where `expected` says; Conflict where it moved.
+
+    NotFound where the release is not there. It is claimed first, so that no clean-up removes it meanwhile.
+    """
+    if not store.claim(RELEASES_TABLE, _RELEASES, "release", release):
+        raise NotFound(f"release {release!r} is not there any more: choose one of `semrec releases`")
     number = 1 if expected is None else expected.number + 1
     moved = Channel(name, release, number, now())
     row: Mapping[str, object] = {
@@ -154,7 +165,34 @@ def move_channel(store: Store, name: str, release: str, *, expected: Channel | N
 
 def now() -> str:
     """Return the present time as ISO 8601 in UTC, to the microsecond; later times sort later."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+    return moment()
+
+
+def release_ages(store: Store) -> dict[str, str]:
+    """Return when each release was made, or last claimed for a channel: ISO 8601 in UTC."""
+    dataset = store.find(RELEASES_TABLE)
+    rows = [] if dataset is None else dataset.to_table().to_pylist()
+    return {row["release"]: max(row["created"], row.get("claimed") or "") for row in rows}
+
+
+def remove_release(store: Store, name: str, before: str) -> bool:
+    """Remove a release's row unless a channel was about to point at it since a moment; its pins stay."""
+    return store.remove_unclaimed(RELEASES_TABLE, _RELEASES, "release", name, before)
+
+
+def _rows_of(release: Release) -> Rows:
+    row = {
+        "release": release.name,
+        "space": release.space,
+        "versions": json.dumps(dict(release.versions), sort_keys=True),
+        "items": release.items,
+        "dims": release.dims,
+        "seq": release.seq,
+        "metrics": json.dumps(dict(release.metrics), sort_keys=True),
+        "created": release.created,
+        "claimed": now(),
+    }
+    return Rows.of(pa.Table.from_pylist([row], schema=_RELEASES))
 
 
 def _release(row: Mapping[str, str]) -> Release:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import lance
@@ -23,6 +23,7 @@ from semrec_ray.errors import Conflict, StoreError
 logger = logging.getLogger(__name__)
 
 _RETRY = timedelta(minutes=30)  # as long as another commit may keep a bulk import from its own
+CLAIM_S = 30.0  # a claim is renewed when it is older; half of the least age at which anything is removed
 _TRIES = 20  # to replace a table that others replace too
 _KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 
@@ -127,6 +128,25 @@ class Store:
         if dataset is not None:
             dataset.delete(rows, conflict_retries=_TRIES)
 
+    def claim(self, name: str, schema: pa.Schema, key: str, value: str) -> bool:
+        """Note in a row (its column `claimed`) that somebody is about to use it; False where it is not there.
+
+        Who removes rows leaves alone what was claimed lately (`remove_unclaimed`); of both at once Lance lets one win.
+        """
+        dataset = self._with_columns(name, schema)
+        where = f"{key} = '{_quoted(value)}'"
+        for row in dataset.to_table(columns=["claimed"], filter=where).to_pylist():
+            if row["claimed"] and row["claimed"] > moment(-CLAIM_S):  # just now: no commit is needed
+                return True
+        updated = dataset.update({"claimed": f"'{moment()}'"}, where=where, conflict_retries=_TRIES)
+        return bool(updated["num_rows_updated"])
+
+    def remove_unclaimed(self, name: str, schema: pa.Schema, key: str, value: str, before: str) -> bool:
+        """Remove a row that nobody claimed since a moment; False where somebody did, or it is not there."""
+        where = f"{key} = '{_quoted(value)}' AND (claimed IS NULL OR claimed < '{before}')"
+        removed = self._with_columns(name, schema).delete(where, conflict_retries=_TRIES)
+        return bool(removed["num_deleted_rows"])
+
     def pin(self, name: str, version: int, tag: str) -> None:
         """Keep a version from being cleaned up; pinning again under the same tag changes nothing."""
         tags = self.open(name).tags
@@ -155,6 +175,15 @@ def _merged(dataset: lance.LanceDataset, merge: Any, rows: Rows) -> int:  # noqa
     with _streamed(rows, dataset.schema) as source:
         merge.when_not_matched_insert_all().retry_timeout(_RETRY).execute(source)
     return int(dataset.version)
+
+
+def moment(later_s: float = 0.0) -> str:
+    """Return the present time, or one so much later, as ISO 8601 in UTC, to the microsecond: later ones sort later."""
+    return (datetime.now(UTC) + timedelta(seconds=later_s)).isoformat(timespec="microseconds")
+
+
+def _quoted(value: str) -> str:
+    return value.replace("'", "''")
 
 
 def _fits(written: pa.DataType, stored: pa.DataType) -> bool:

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from semrec_ray.data.rows import Rows
 from semrec_ray.errors import StoreError
 from semrec_ray.store.items import in_buckets, with_buckets
-from semrec_ray.store.tables import Store, keyed
-from semrec_ray.types import Space, Vector
+from semrec_ray.store.tables import Store, keyed, moment
+from semrec_ray.types import Release, Space, Vector
 
 SPACES_TABLE = "spaces"
 
@@ -38,6 +38,7 @@ _SPACES = keyed(
             ("blocks", pa.list_(pa.int32())),
             ("settings", pa.string()),
             ("written", pa.timestamp("us", "UTC")),
+            ("claimed", pa.string()),  # when a release of it was last about to be made: ISO 8601, UTC
         ]
     ),
     "space",
@@ -74,6 +75,20 @@ def as_matrix(column: pa.ChunkedArray) -> Vector:
     return np.asarray(array.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(-1, dims)
 
 
+def whole_vectors(release: Release, table: str, column: pa.ChunkedArray) -> Vector:
+    """Return a release's vectors as (N, D) float32; StoreError where they are not finite numbers, D of each."""
+    dims = getattr(column.type, "list_size", None)
+    if dims != release.dims or column.null_count:
+        raise StoreError(
+            f"release {release.name}: the vectors of {table} are {column.type} ({column.null_count} are missing), and "
+            f"the release has {release.dims} dimensions: embed and publish again"
+        )
+    vectors = as_matrix(column)
+    if not np.isfinite(vectors).all():
+        raise StoreError(f"release {release.name}: vectors of {table} hold no numbers somewhere: publish again")
+    return vectors
+
+
 def scales_column(scales: Vector) -> pa.ListArray:
     """Return (N, blocks) scales as an Arrow column of N lists of float32."""
     offsets = np.arange(0, scales.size + 1, scales.shape[1], dtype=np.int32)
@@ -96,8 +111,11 @@ def embedding_batches(store: Store, model: str) -> Iterator[pa.RecordBatch]:
     yield from store.open(embeddings_table(model)).to_batches(columns=["item_id", "text_hash", "embedding"])
 
 
-def put_space(store: Store, space: Space) -> None:
-    """Write or renew a space's row, `written` now; the last one written is what a publish takes by default."""
+def put_space(store: Store, space: Space, *, default: bool = True) -> None:
+    """Write or renew a space's row, `written` now; the last one written is what a publish takes by default.
+
+    Without `default` it is written as the oldest of all: who wants it has to name it.
+    """
     row = {
         "space": space.name,
         "kind": space.kind,
@@ -106,7 +124,8 @@ def put_space(store: Store, space: Space) -> None:
         "mean": space.mean.tolist(),
         "blocks": list(space.blocks),
         "settings": space.settings,
-        "written": datetime.now(UTC),
+        "written": datetime.now(UTC) if default else datetime.fromtimestamp(0, UTC),
+        "claimed": moment(),
     }
     store.upsert(SPACES_TABLE, Rows.of(pa.Table.from_pylist([row], schema=_SPACES)), "space")
 
@@ -138,6 +157,24 @@ def read_space(store: Store, name: str) -> Space:
         known = ", ".join(sorted(spaces)) or "none"
         raise StoreError(f"the store {store.uri} has no space {name!r}; it has: {known}")
     return spaces[name]
+
+
+def claim_space(store: Store, name: str) -> bool:
+    """Note that a release of a space is about to be made, so that no clean-up removes it; False where it is gone."""
+    return store.claim(SPACES_TABLE, _SPACES, "space", name)
+
+
+def space_ages(store: Store) -> dict[str, str]:
+    """Return when each space was last written, or claimed for a release: ISO 8601 in UTC."""
+    dataset = store.find(SPACES_TABLE)
+    rows = [] if dataset is None else dataset.to_table().to_pylist()
+    ages = {row["space"]: row["written"].isoformat(timespec="microseconds") for row in rows}
+    return {row["space"]: max(ages[row["space"]], row.get("claimed") or "") for row in rows}
+
+
+def remove_space(store: Store, name: str, before: str) -> bool:
+    """Remove a space's row unless it was written or claimed since a moment; its tables stay."""
+    return store.remove_unclaimed(SPACES_TABLE, _SPACES, "space", name, before)
 
 
 def write_vectors(store: Store, space: str, rows: Rows, *, dtype: str = "float16", replace: bool = False) -> int:

@@ -36,7 +36,7 @@ class Shard:
     async def reach(self, seq: int) -> None:
         pass
 
-    async def status(self) -> PartStatus:
+    async def status(self, serving=None) -> PartStatus:
         return PartStatus(self.name, ("r",), 10, "cpu")
 
 

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from semrec_ray.data.rows import Rows
@@ -51,7 +52,13 @@ def test_an_unknown_release_names_the_newest_ones(store):
         read_release(store, "x")
 
 
+def make(store, *names: str) -> None:
+    for name in names:
+        create_release(store, release(name))
+
+
 def test_a_channel_moves_and_keeps_its_history(store):
+    make(store, "r1", "r2", "r9")
     assert read_channel(store, "live") is None
     first = move_channel(store, "live", "r1", expected=None)
     second = move_channel(store, "live", "r2", expected=first)
@@ -61,6 +68,7 @@ def test_a_channel_moves_and_keeps_its_history(store):
 
 
 def test_who_moves_a_channel_from_where_it_no_longer_stands_is_refused(store):
+    make(store, "r1", "r2", "r3")
     first = move_channel(store, "live", "r1", expected=None)
     move_channel(store, "live", "r2", expected=first)
     with pytest.raises(Conflict, match="moved by somebody else"):
@@ -68,6 +76,13 @@ def test_who_moves_a_channel_from_where_it_no_longer_stands_is_refused(store):
     with pytest.raises(Conflict):
         move_channel(store, "live", "r3", expected=None)
     assert read_channel(store, "live").release == "r2"
+
+
+def test_a_channel_points_at_no_release_that_is_not_there(store):
+    make(store, "r1")
+    with pytest.raises(NotFound, match="'r2' is not there any more"):
+        move_channel(store, "live", "r2", expected=None)
+    assert read_channel(store, "live") is None
 
 
 def test_of_processes_that_move_a_channel_at_once_exactly_one_wins(store):
@@ -78,6 +93,7 @@ def test_of_processes_that_move_a_channel_at_once_exactly_one_wins(store):
         "except Conflict: sys.exit(9)\n"
     )
     names = ["r0", "r1", "r2"]
+    make(store, *names)
     movers = [subprocess.Popen([sys.executable, "-c", program, store.uri, name]) for name in names]
     codes = [mover.wait(timeout=60) for mover in movers]
     assert sorted(codes) == [0, 9, 9]
@@ -155,6 +171,7 @@ def test_the_window_is_what_any_channel_pointed_at_in_its_last_moves_each_once_t
 
 
 def test_a_release_that_is_gone_is_not_in_the_window(store):
-    create_release(store, release("r1"))
+    make(store, "lost", "r1")
     point(store, "live", "lost", "r1")
+    store.delete("releases", pc.field("release") == "lost")
     assert [each.name for each in window(store)] == ["r1"]
