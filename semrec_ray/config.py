@@ -172,6 +172,7 @@ class AppConfig(Section):
     fields: tuple[str, ...] = ("title", "year", "categories")  # returned when a query names none
     min_coverage: float = Field(0.0, ge=0, le=1)
     poll_s: float = Field(1.0, gt=0)  # how often the channel is read
+    swap: Literal["beside", "replace"] = "beside"  # replace: a shard has no memory for two releases at once
     item_cache: int = Field(50_000, ge=0)  # items whose columns a router keeps per release
     example_cache: int = Field(10_000, ge=0)  # items whose vectors a router keeps per release: no hop for an example
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -241,9 +241,10 @@ def open_shard(config: AppConfig, shard: int, *, shards: int) -> LocalShard:
     def load(release: Release) -> "LiveRows":
         return load_live(store, release, buckets, device, config.ranking, indexed)
 
-    return LocalShard(
-        f"shard-{shard}", Follower(store, config.channel, load, release=config.release, log=config.live_writes), device
+    held = Follower(
+        store, config.channel, load, release=config.release, log=config.live_writes, replace=config.swap == "replace"
     )
+    return LocalShard(f"shard-{shard}", held, device)
 
 
 def open_local_parts(

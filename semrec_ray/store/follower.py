@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from semrec_ray.errors import Unavailable
+from semrec_ray.errors import StoreError, Unavailable
 from semrec_ray.store.changes import Change, Log, find_log, newer, read_changes
 from semrec_ray.store.releases import read_channel, read_release
 from semrec_ray.store.tables import Store
@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 PANIC = "PanicException"  # of pyo3: what Lance raises of some damaged files
 SERVED_S = 10.0  # for so long a release that a router was answering from counts as served
+RETRIED_S = 300.0  # to replace what is held by a release that could not be loaded: nothing is served meanwhile
 LOG_POLL_S = 0.2  # after it a live write is seen; a look that finds nothing takes a tenth of a millisecond
 
 
@@ -45,7 +46,8 @@ class Live(Protocol):
 class Follower(Generic[T]):
     """What one process holds of a channel's releases: the newest, and of the others those served last, `keep` in all.
 
-    Without `log` they stay as they were published.
+    Without `log` they stay as they were published. With `replace` what is held is let go before a release is loaded:
+    for who has no memory for two. Meanwhile nothing is held; where the new one cannot be loaded, the old one is again.
     """
 
     def __init__(
@@ -57,8 +59,11 @@ class Follower(Generic[T]):
         release: str | None = None,
         keep: int = 2,
         log: bool = True,
+        replace: bool = False,
     ) -> None:
-        self.store, self.channel, self.load, self.release, self.keep = store, channel, load, release, keep
+        self.store, self.channel, self.load, self.release = store, channel, load, release
+        self.replace, self.keep = replace, 1 if replace else keep
+        self._failed: tuple[str, str, float] | None = None  # with `replace`: what could not be loaded, why, when
         self._served: dict[str, float] = {}  # by which release routers answered, and when at last
         self._errors: dict[str, str] = {}  # of what fails at present: the release, the log
         self._held: OrderedDict[str, tuple[Release, T]] = OrderedDict()
@@ -89,7 +94,7 @@ class Follower(Generic[T]):
         with self._noting_errors("release"):
             wanted = self.release or self._pointed()
             if wanted not in self._held:
-                self._load(wanted, newest=True)
+                (self._replace if self.replace else self._load)(wanted, newest=True)
             elif next(reversed(self._held)) != wanted:
                 with self._one_at_a_time:
                     self._held.move_to_end(wanted)  # rolled back: it is the newest wish again
@@ -173,6 +178,19 @@ class Follower(Generic[T]):
         with self._one_at_a_time:
             _caught_up(loaded, self._find_log(self.store))
             self._hold(release, loaded, newest=newest)
+
+    def _replace(self, name: str, *, newest: bool) -> None:
+        """Let go of what is held, then load; StoreError where that failed not long ago."""
+        if self._failed and self._failed[0] == name and time.monotonic() - self._failed[2] < RETRIED_S:
+            raise StoreError(f"{self._failed[1]} (release {name}, tried again every {RETRIED_S:.0f} s)")
+        before, self._held = list(self._held), OrderedDict()
+        try:
+            self._load(name, newest=newest)
+        except BaseException as error:
+            self._failed = name, str(error) or repr(error), time.monotonic()
+            for old in before:
+                self._load(old, newest=newest)
+            raise
 
     def _hold(self, release: Release, loaded: T, *, newest: bool) -> None:
         held = OrderedDict(self._held)

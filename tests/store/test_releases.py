@@ -150,6 +150,36 @@ def test_a_release_that_does_not_load_leaves_the_old_one_serving_and_says_why(st
     assert [held.name for held in follower.releases] == ["good"]
 
 
+def test_who_has_no_memory_for_two_lets_go_first_and_takes_the_old_one_back_where_the_new_one_does_not_load(store):
+    seen = []
+
+    def load(r: Release) -> str:
+        seen.append((r.name, [held.name for held in follower.releases]))
+        if r.name == "bad":
+            raise MemoryError("no room")
+        return r.name
+
+    follower = Follower(store, "live", load, replace=True)
+    for name in ("r1", "r2", "bad", "r3"):
+        create_release(store, release(name))
+    point(store, "live", "r1")
+    follower.refresh()
+    point(store, "live", "r2")
+    follower.refresh()
+    assert seen == [("r1", []), ("r2", [])]
+    point(store, "live", "bad")
+    follower.refresh()
+    assert follower.error == "no room"
+    follower.refresh()
+    assert follower.error == "no room (release bad, tried again every 300 s)"
+    assert seen[2:] == [("bad", []), ("r2", [])], "the old one stays while the new one is not tried again"
+    assert [held.name for held in follower.releases] == ["r2"]
+    point(store, "live", "r3")
+    follower.refresh()
+    assert [held.name for held in follower.releases] == ["r3"]
+    assert follower.error is None
+
+
 def point(store, channel: str, *names: str) -> None:
     for name in names:
         move_channel(store, channel, name, expected=read_channel(store, channel))
