@@ -1,4 +1,4 @@
-"""What an operator does with releases: the commands `semrec releases|publish|rollback|diff|migrate|clean`."""
+"""What an operator does with releases: the commands `semrec releases|publish|rollback|diff|migrate|fold|clean`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -25,6 +25,7 @@ from semrec_ray.terminal import (
     print_json,
     print_progress,
 )
+from semrec_ray.write import fold as fold_log
 
 GATES, POLICY = Gates(), Policy()  # the defaults
 
@@ -193,6 +194,11 @@ def migrate(
     print_json(migration.migrate(target, model, run, channel=channel, gates=gates, progress=print_progress))
 
 
+def fold(store: StoreOption = None) -> None:
+    """Move live writes from the log into the tables. What serves does so by itself; this is for when nothing does."""
+    print_json(fold_log(Store(resolve_store(store))))
+
+
 def clean(
     yes: Annotated[bool, typer.Option("--yes", help="do it (default: only show what would go)")] = False,
     keep: Annotated[int, typer.Option(help="moves of every channel that a roll-back may undo", min=2)] = POLICY.keep,
@@ -220,4 +226,4 @@ def clean(
     console.print(f"removed {total}" if yes else f"{total} would go: --yes removes them", highlight=False)
 
 
-COMMANDS = (releases, publish, rollback, diff, migrate, clean)
+COMMANDS = (releases, publish, rollback, diff, migrate, fold, clean)

@@ -45,6 +45,7 @@ from semrec_ray.store.vectors import as_fixed_list, embeddings_table, read_space
 logger = logging.getLogger(__name__)
 
 KEPT_MOVES = 3  # of every channel: the roll-back window
+MOST_FILES = 32  # of a table; every fold adds one
 CLAIMED_S = 300.0  # between two steps of a fold; a process that is silent for longer is taken for dead
 TRIES = 20
 
@@ -89,6 +90,8 @@ def fold(
             step(store, of)
     needed = min([folded, *(release.seq for release in window(store, KEPT_MOVES))])
     kept = _cut(store, log.seq, needed, claim, between_commits)
+    for table in (ITEMS_TABLE, EVENTS_TABLE, *{vectors_table(space) for put in puts for space in put.vectors}):
+        store.compact(table, MOST_FILES)
     report = FoldReport(log.seq, len(puts), len(deletes), len(events), len(erased), kept)
     logger.info("folded the log up to %d: %s", log.seq, report)
     return report

@@ -254,6 +254,20 @@ def test_a_publish_names_the_seq_that_its_tables_hold(live_store):
     assert read_release(live_store, read_channel(live_store, "live").release).seq == 10
 
 
+def test_files_are_joined_when_there_are_many_and_later_writes_find_the_rows(live_store, monkeypatch):
+    monkeypatch.setattr(folding, "MOST_FILES", 3)
+    for i in range(8):
+        write(live_store, [("put", f"n{i}", float(i)), ("put", "i003", float(i)), ("event", f"x{i}", "i001")])
+        fold(live_store)
+    assert all(len(live_store.open(table).get_fragments()) <= 4 for table in ("items", "vectors/given", "events"))
+    write(live_store, [("put", "n0", 50.0), ("delete", "n1", None), ("put", "i003", 51.0)])
+    fold(live_store)
+    after = tables(live_store)
+    assert (after["items"]["n0"]["title"], after["vectors"]["i003"]) == ("T50.0", (51.0,) * 8)
+    assert "n1" not in after["items"]
+    assert len(read_items(live_store)) == len(after["items"]) == 60 + 8 - 1
+
+
 def test_the_job_folds_and_says_so_in_its_last_line(live_store):
     write(live_store)
     done = subprocess.run(
