@@ -81,7 +81,7 @@ def test_saved_graphs_are_loaded_and_none_is_built(many, no_building):
     for shard in range(2):
         part = opened(many, shard, shards=2)
         assert part.held.error is None
-        assert isinstance(part.held.get(report.release).rows, hnsw.HnswRows)
+        assert isinstance(part.held.get(report.release).segments[0].rows.rows, hnsw.HnswRows)
 
 
 def test_building_again_does_nothing(many):
@@ -97,7 +97,7 @@ def test_a_shard_without_a_saved_graph_builds_it_and_names_the_job(many, caplog,
     monkeypatch.setattr(hnsw, "MANY", ITEMS - 1)
     part = opened(many)
     release = read_releases(many)[0].name
-    assert isinstance(part.held.get(release).rows, hnsw.HnswRows)
+    assert isinstance(part.held.get(release).segments[0].rows.rows, hnsw.HnswRows)
     (line,) = [record for record in caplog.records if "no graph of these 400 rows is saved" in record.getMessage()]
     assert line.levelname == "WARNING"
     assert f"semrec index --shards 1 --m 8 --ef-construction 40 --release {release}" in line.getMessage()
@@ -120,8 +120,7 @@ def test_a_graph_of_an_earlier_release_is_not_loaded(many, rng, no_building):
     build_indexes(many, SMALL, shards=1)
     fill(many, catalog(rng, n=ITEMS))  # the same ids with other vectors
     publish(many)
-    with pytest.raises(AssertionError, match="a graph is built"):
-        opened(many)
+    assert opened(many).held.error == "a graph is built"
     assert build_indexes(many, SMALL, shards=1).built == 1
     assert len(files(many)) == 3
 
@@ -187,8 +186,7 @@ def test_a_job_killed_while_it_writes_leaves_nothing_that_loads(many, no_buildin
         name = job.stdout.readline().strip()
         job.kill()
     assert [path.name for path in files(many) if path.is_file()] == [name]
-    with pytest.raises(AssertionError, match="a graph is built"):  # as if there were none
-        opened(many)
+    assert opened(many).held.error == "a graph is built"  # as if there were none
     assert build_indexes(many, SMALL, shards=1).built == 1
     assert name not in [path.name for path in files(many)]
     assert opened(many).held.error is None
