@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 Alive = npt.NDArray[np.bool_]
 
-JOINED = 2  # a segment joins the one before it where that has at most so many times its rows
+JOINED = 8  # a segment joins the one before it where that has at most so many times its rows
 REWRITTEN = 4096, 8  # rows beside the first segment, or dead in it: at least so many, and one in so many of it
 
 

@@ -13,6 +13,7 @@ coordinates over all of them, so that int8 codes with one scale a vector lose ha
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +67,14 @@ class Codes:
 def turn_to(axes: torch.Tensor, kept: int) -> Turn:
     """Return the turn to the first M = `kept` of orthonormal axes (D, D), float64; W is M + 1 rounded up."""
     width = -(-(kept + 1) // ALIGNED) * ALIGNED
-    turned = torch.from_numpy(np.linalg.qr(np.random.default_rng(0).normal(size=(width, width)))[0])
+    turned = _random_turn(width)
     return Turn((axes[:, :kept] @ turned[:kept]).contiguous(), turned[kept].numpy())
+
+
+@lru_cache(maxsize=16)
+def _random_turn(width: int) -> torch.Tensor:
+    """Return an orthonormal matrix (W, W), float64; by torch, since numpy's would keep Python's lock meanwhile."""
+    return torch.linalg.qr(torch.from_numpy(np.random.default_rng(0).normal(size=(width, width))))[0]
 
 
 def principal_axes(vectors: Vector) -> torch.Tensor:

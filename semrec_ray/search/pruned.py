@@ -45,6 +45,7 @@ UNIT = 2.0**-24  # the largest relative rounding error of float32
 NO_MASKS, NO_ROWS = np.zeros((0, 0), np.bool_), np.zeros(0, np.int64)
 
 _scratch = threading.local()
+_fastest_of: dict[tuple[int, int], int] = {}  # size and dimensions: axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class PrunedRows:
         axes = principal_axes(sample)
         _compile()
         if kept is None:
-            kept = _fastest(sample, axes) if n >= TRIED_ROWS // 16 else min(dims, 127)
+            kept = _chosen(sample, axes) if n >= TRIED_ROWS // 16 else min(dims, 127)
         return _coded(vectors, axes, kept)
 
     def take(self, rows: Sequence[int]) -> Vector:
@@ -236,6 +237,17 @@ def _compile() -> None:
 def _coded(vectors: Vector, axes: torch.Tensor, kept: int) -> PrunedRows:
     turn = turn_to(axes, kept)
     return PrunedRows(vectors, turn, coded(vectors, turn), float(lengths_of(vectors).max(initial=0.0)))
+
+
+def _chosen(vectors: Vector, axes: torch.Tensor) -> int:
+    """Return how many axes are coded: what was the fastest when this process first had about so many rows.
+
+    Trying takes seconds of a core that answers meanwhile, and rows that are loaded again are much like those before.
+    """
+    size = len(vectors).bit_length(), vectors.shape[1]
+    if size not in _fastest_of:
+        _fastest_of[size] = _fastest(vectors, axes)
+    return _fastest_of[size]
 
 
 def _fastest(vectors: Vector, axes: torch.Tensor) -> int:
