@@ -80,6 +80,14 @@ class ProfilesConfig(Section):
     trending_half_life_days: float = Field(30.0, gt=0)  # until an event counts half for what is trending
 
 
+class UsersConfig(Section):
+    """What the profiles keep in memory of who did something since the release (state/profiles.py)."""
+
+    max_history: int = Field(1000, ge=1)  # live events of one user that can be seen, and counted anew
+    running_sums: int = Field(4096, ge=1)  # users; at 384 dimensions 3 KB each, 9 where ratings count
+    item_vectors: int = Field(50_000, ge=1)  # of the release, 1.5 KB each at 384 dimensions
+
+
 class WeightsConfig(Section):
     """How much each signal counts (rank/scoring.py); a negative weight looks for the opposite."""
 
@@ -177,6 +185,8 @@ class AppConfig(Section):
     example_cache: int = Field(10_000, ge=0)  # items whose vectors a router keeps per release: no hop for an example
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     profiles: ProfilesConfig = ProfilesConfig()
+    profile_partitions: int = Field(1, ge=1, le=256)  # deployments that hold a part of the users each; sharded only
+    users: UsersConfig = UsersConfig()
     ranking: RankingConfig = RankingConfig()
     batch: BatchConfig = BatchConfig()
     limits: LimitsConfig = LimitsConfig()

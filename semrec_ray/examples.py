@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from semrec_ray.errors import InvalidRequest
-from semrec_ray.state.profiles import unit_blocks
+from semrec_ray.state.taste import unit_blocks
 from semrec_ray.types import Example, ItemRow, Profile, Space, Vector
 
 # Behaviour alone makes what most people watch look like everything; with this share of it films of the demo have

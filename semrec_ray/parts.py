@@ -17,13 +17,12 @@ from semrec_ray.encode import Encoder, open_encoder
 from semrec_ray.errors import InvalidRequest, SemrecError
 from semrec_ray.search.batcher import Batcher
 from semrec_ray.search.fanout import ShardPort
-from semrec_ray.state.profiles import Profiles, histories
+from semrec_ray.state.partitions import partition_name
+from semrec_ray.state.profiles import Profiles
 from semrec_ray.store.buckets import buckets_owned
-from semrec_ray.store.events import EVENTS_TABLE, read_events
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.tables import Store
-from semrec_ray.store.users import users_table
-from semrec_ray.store.vectors import read_space, whole_vectors
+from semrec_ray.store.vectors import read_space
 from semrec_ray.types import (
     FetchQuery,
     Hits,
@@ -35,6 +34,7 @@ from semrec_ray.types import (
     ShardQuery,
     Vector,
 )
+from semrec_ray.users import load_profiles
 
 if TYPE_CHECKING:
     from semrec_ray.search.live import LiveRows
@@ -154,15 +154,24 @@ class LocalShard(ShardPort):
 
 
 class LocalProfiles(ProfilesPort):
-    """The users of the releases that this process holds."""
+    """The users of the releases that this process holds, all of them or one partition."""
 
-    name = "profiles"
-
-    def __init__(self, held: Follower[Profiles]) -> None:
-        self.held = held
+    def __init__(self, held: Follower[Profiles], name: str = "profiles") -> None:
+        self.held, self.name = held, name
 
     async def lookup(self, queries: list[ProfileQuery]) -> Sequence[Profile | Exception | None]:
         """Return each query's profile, None where the user is unknown, or an error, in its place."""
+        if any(map(self._is_stale, queries)):
+            return await asyncio.to_thread(self._lookup, queries)
+        return self._lookup(queries)
+
+    def _is_stale(self, query: ProfileQuery) -> bool:
+        try:
+            return self.held.get(query.release).is_stale(query.user_id)
+        except SemrecError:
+            return False  # the look itself will say so
+
+    def _lookup(self, queries: list[ProfileQuery]) -> list[Profile | Exception | None]:
         answers: list[Profile | Exception | None] = []
         for query in queries:
             try:
@@ -255,18 +264,15 @@ def open_local_parts(
     return open_shard(config, 0, shards=1), open_profiles(config), encoder
 
 
-def open_profiles(config: AppConfig) -> LocalProfiles:
-    """Return the profiles; they hold nothing before their first refresh."""
+def open_profiles(config: AppConfig, partition: int = 0, *, partitions: int = 1) -> LocalProfiles:
+    """Return the profiles, or a partition of them; they hold nothing before their first refresh."""
     store = Store(config.store)
 
     def load(release: Release) -> Profiles:
-        table = users_table(release.space)
-        users = store.open(table, release.versions[table]).to_table()
-        vectors = whole_vectors(release, table, users["vector"])
-        events = read_events(store, release.versions[EVENTS_TABLE])
-        return Profiles(users, histories(events, config.profiles), vectors)
+        return load_profiles(store, release, config, partition, partitions)
 
-    return LocalProfiles(Follower(store, config.channel, load, release=config.release, log=config.live_writes))
+    name = partition_name(partition, partitions)
+    return LocalProfiles(Follower(store, config.channel, load, release=config.release, log=config.live_writes), name)
 
 
 def open_text_encoders(config: AppConfig, *, model_at_once: bool = True) -> LocalEncoder:

@@ -6,21 +6,19 @@ moves, in the last commit, nothing of it is served.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from semrec_ray.config import ProfilesConfig
 from semrec_ray.encode import open_encoder
 from semrec_ray.errors import IncompleteRelease, InvalidRequest, NotFound
-from semrec_ray.learn.artefact import LearnedSpace
 from semrec_ray.learn.popularity import popularity
-from semrec_ray.state.profiles import Histories, Start, histories, user_vectors
-from semrec_ray.store.artefacts import artefact_version, artefacts_table, read_artefact
+from semrec_ray.state.histories import Histories, histories, user_vectors
+from semrec_ray.store.artefacts import artefact_version, artefacts_table
 from semrec_ray.store.changes import folded_seq
 from semrec_ray.store.events import EVENTS_TABLE, ensure_events, read_events
 from semrec_ray.store.items import ITEMS_TABLE, read_items
@@ -40,6 +38,7 @@ from semrec_ray.store.users import POPULARITY_TABLE, users_table, write_populari
 from semrec_ray.store.vectors import (
     as_fixed_list,
     as_matrix,
+    flat_scales,
     missing_vectors,
     read_space,
     read_spaces,
@@ -47,6 +46,7 @@ from semrec_ray.store.vectors import (
     vectors_table,
 )
 from semrec_ray.types import Release, Space
+from semrec_ray.users import counting_in
 from semrec_ray.write.backfill import backfill
 
 logger = logging.getLogger(__name__)
@@ -231,41 +231,18 @@ def _refuse_incomplete(store: Store, space: Space, items: pa.Table, version: int
 def _users(
     store: Store, space: Space, versions: dict[str, int], known: Histories, config: ProfilesConfig
 ) -> tuple[pa.Table, float]:
-    """Return (user_id, vector, events) of every user, a zero vector where nothing is known, and the mean rating.
-
-    In a learned space every event counts, whatever its rating: it was learned from who did what.
-    """
-    stored = read_vectors(store, space.name, versions[vectors_table(space.name)])
-    scales = stored["scales"].combine_chunks().flatten().to_numpy().reshape(stored.num_rows, -1)
-    scaled = as_matrix(stored["vector"]) * np.repeat(scales, space.blocks or (space.dims,), axis=1)
+    """Return (user_id, vector, events) of every user, a zero vector where nothing is known, and the mean rating."""
     mean = pc.mean(known.events["rating"]).as_py() or 0.0
-    learned = space.kind == "learned"
-    vectors = user_vectors(
-        replace(known, events=_unrated(known.events)) if learned else known,
-        stored["item_id"],
-        scaled,
-        mean,
-        config,
-        _start(store, space, versions) if learned else None,
-        length=max(1, len(space.blocks)) ** 0.5,  # as long as an item whose blocks are unit
-    )
+    counting = counting_in(store, space, versions, config, mean)
+    stored = read_vectors(store, space.name, versions[vectors_table(space.name)])
+    scaled = counting.scaled(as_matrix(stored["vector"]), flat_scales(stored["scales"]))
+    vectors = user_vectors(known, stored["item_id"], scaled, counting)
     columns = {
         "user_id": pa.array(list(known.spans), pa.string()),
         "vector": as_fixed_list(vectors, pa.float32()),
         "events": pa.array([past - first for first, past in known.spans.values()], pa.int64()),
     }
     return pa.table(columns), mean
-
-
-def _start(store: Store, space: Space, versions: dict[str, int]) -> Start:
-    artefact = read_artefact(store, space.name, versions[artefacts_table(space.name)])
-    learned = LearnedSpace.from_bytes(artefact)
-    return Start(learned.start(), learned.config.kappa, learned.config.kappa_half_events)
-
-
-def _unrated(events: pa.Table) -> pa.Table:
-    column = events.schema.get_field_index("rating")
-    return events.set_column(column, "rating", pa.nulls(events.num_rows, pa.float32()))
 
 
 def missing_step(space: Space) -> str:

@@ -31,7 +31,7 @@ from semrec_ray.learn.features import Metadata, unit
 from semrec_ray.learn.later import described, vector_rows
 from semrec_ray.learn.space import Behaviour, fit
 from semrec_ray.pace import Progress
-from semrec_ray.state.profiles import event_weights
+from semrec_ray.state.histories import event_weights
 from semrec_ray.store.artefacts import write_artefact
 from semrec_ray.store.events import EVENTS_TABLE
 from semrec_ray.store.tables import Store

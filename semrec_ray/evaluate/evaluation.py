@@ -19,7 +19,7 @@ from semrec_ray.evaluate.report import Line, Report
 from semrec_ray.evaluate.splits import Split, at_time, cold_items, cut_after, per_user, strong
 from semrec_ray.evaluate.task import CONTENDERS, CONTENT, EASE_LAMBDA, PLACES, RELEASE, Task, open_task
 from semrec_ray.pace import Progress
-from semrec_ray.state.profiles import event_weights
+from semrec_ray.state.histories import event_weights
 from semrec_ray.store.events import EVENTS_TABLE, read_events
 from semrec_ray.store.items import ITEMS_TABLE, read_items
 from semrec_ray.store.releases import read_channel, read_release

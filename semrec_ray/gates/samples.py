@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from semrec_ray.asking import ask, config_of
 from semrec_ray.errors import GateRefused
 from semrec_ray.examples import weighted_sum
-from semrec_ray.state.profiles import event_weights
+from semrec_ray.state.histories import event_weights
 from semrec_ray.store.events import EVENTS_TABLE
 from semrec_ray.store.items import ITEMS_TABLE
 from semrec_ray.store.tables import Store

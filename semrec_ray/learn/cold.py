@@ -10,15 +10,17 @@ Phi = K_nm R^-T, k_m(e)' R^-T (Phi' W Phi + I)^-1 Phi' W (A - abar). With m = n 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from semrec_ray.config import SpaceConfig
 from semrec_ray.errors import InvalidRequest
-from semrec_ray.learn.space import Behaviour
 from semrec_ray.types import Vector
+
+if TYPE_CHECKING:
+    from semrec_ray.learn.space import Behaviour
 
 BLOCK = 8192  # rows of the kernel at a time
 JITTER = 1e-8  # items of the very same features make the kernel singular
@@ -37,7 +39,7 @@ class ColdPath:
     boost: float
 
     @classmethod
-    def fit(cls, features: Vector, behaviour: Behaviour, config: SpaceConfig, seed: int = 0) -> "ColdPath":
+    def fit(cls, features: Vector, behaviour: "Behaviour", config: SpaceConfig, seed: int = 0) -> "ColdPath":
         """Return the path learned from the items that have events; `features` (N, F) are all items', of length 1.
 
         InvalidRequest where no item has events: then there is nothing to predict.
@@ -88,6 +90,8 @@ def kernel_ridge(features: Vector, chosen: Vector, targets: Doubles, trust: Doub
 
     `trust` (N,) is how much each target counts against a ridge of 1. Memory is M^2 + block x M.
     """
+    import torch  # only training pays for it: 2 s and 200 MB
+
     own = kernel(chosen, chosen, sharpness) + JITTER * np.eye(len(chosen))
     root = torch.linalg.cholesky(torch.from_numpy(own))
     inner, outer = torch.eye(len(chosen), dtype=torch.float64), torch.zeros(len(chosen), targets.shape[1]).double()

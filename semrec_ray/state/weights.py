@@ -1,6 +1,6 @@
 """Events in, what each weighs in its user's history out: one number per event, for whoever is not a running sum.
 
-It is the weight that `profiles.py` gives an unrated event, so an evaluation can weigh the histories of a baseline
+It is the weight that `histories.py` gives an unrated event, so an evaluation can weigh the histories of a baseline
 exactly as those of what it is compared with.
 """
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from semrec_ray.config import ProfilesConfig
-from semrec_ray.state.profiles import event_weights
+from semrec_ray.state.histories import event_weights
 
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -1,5 +1,6 @@
 """Checked event tables in, histories out: table `events`, key `event_id`; the same event counts once."""
 
+from collections.abc import Sequence
 from itertools import chain
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from semrec_ray.data.tables import EVENTS
 from semrec_ray.store.tables import Store, keyed
 
 EVENTS_TABLE = "events"
+SEQ = "seq"  # of the change that a live event was; null of an imported one, no column where none was live
 
 
 def ensure_events(store: Store) -> None:
@@ -48,18 +50,24 @@ def _event_ids(store: Store) -> KeySet:
 def events_after(store: Store, seq: int) -> pa.Table:
     """Return the events of live writes above `seq` that the table has by now, ascending by their seq."""
     dataset = store.find(EVENTS_TABLE)
-    if dataset is None or "seq" not in dataset.schema.names:
-        return EVENTS.append(pa.field("seq", pa.int64())).empty_table()
-    return dataset.to_table(filter=pc.field("seq") > seq).sort_by("seq")
+    if dataset is None or SEQ not in dataset.schema.names:
+        return EVENTS.append(pa.field(SEQ, pa.int64())).empty_table()
+    return dataset.to_table(filter=pc.field(SEQ) > seq).sort_by(SEQ)
 
 
-def read_events(store: Store, version: int | None = None) -> pa.Table:
-    """Return all events user by user, each user's in event-time order.
+def read_events(store: Store, version: int | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return all events user by user, each user's in event-time order; of columns those wanted that there are.
 
     An event without a time comes before the user's timed ones; events of the same time are ordered by event_id.
     """
+    dataset = store.open(EVENTS_TABLE, version)
+    wanted = None if columns is None else [name for name in columns if name in dataset.schema.names]
+    return in_order(dataset.to_table(columns=wanted))
+
+
+def in_order(table: pa.Table) -> pa.Table:
+    """Return events user by user, each user's in event-time order."""
     # Arrow sorts nulls last whatever the direction: the unknown times are given the smallest one instead.
-    table = store.open(EVENTS_TABLE, version).to_table()
     index = table.schema.get_field_index("time")
     earliest = table["time"].fill_null(pa.scalar(0, table["time"].type))
     order = table.set_column(index, "time", earliest).append_column("_timed", table["time"].is_valid())
@@ -69,4 +77,4 @@ def read_events(store: Store, version: int | None = None) -> pa.Table:
         ("time", "ascending"),
         ("event_id", "ascending"),
     ]
-    return table.take(pa.compute.sort_indices(order, sort_keys=keys))
+    return table.take(pc.sort_indices(order, sort_keys=keys))

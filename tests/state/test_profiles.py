@@ -1,152 +1,198 @@
+import tracemalloc
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semrec_ray.config import ProfilesConfig
-from semrec_ray.state.profiles import Profiles, Start, Taste, histories, tastes
+from semrec_ray.config import UsersConfig
+from semrec_ray.state.profiles import Profiles
+from semrec_ray.store.changes import Change
 from semrec_ray.types import ProfileQuery
+from tests.state.world import LEARNED, RATED, SPACE, Known, World, placed, told
 
-CONFIG = ProfilesConfig(half_life_events=4.0, whole_history=0.25, rating_prior=3.0)
-FOR_EVER = ProfilesConfig(half_life_events=1e9, rating_prior=5.0)
+USERS, ITEMS, ALL = ("ann", "bob", "cy"), tuple(f"i{i}" for i in range(5)), 10_000
 
-
-def event_table(rows: list[tuple[str, str, float | None, float | None, str | None]]) -> pa.Table:
-    users, items, stars, weights, kinds = zip(*rows, strict=True) if rows else ([], [], [], [], [])
-    return pa.table(
-        {
-            "user_id": pa.array(users, pa.string()),
-            "item_id": pa.array(items, pa.string()),
-            "rating": pa.array(stars, pa.float32()),
-            "weight": pa.array(weights, pa.float32()),
-            "kind": pa.array(kinds, pa.string()),
-            "time": pa.array(range(len(users)), pa.timestamp("us", "UTC")),
-        }
-    )
-
-
-def by_formula(values, vectors, global_mean, config=CONFIG):
-    """u = sum (s + (1 - s) d^(n-i)) w_i x_i in float64, as the docstring has it; values: (rating | None, weight)."""
-    decay, whole = 2 ** (-1 / config.half_life_events), config.whole_history
-    ratings = [rating for rating, _ in values if rating is not None]
-    known = len(ratings) + config.rating_prior
-    mean = (sum(ratings) + config.rating_prior * global_mean) / known if known else global_mean
-    n = len(values)
-    weights = [
-        (whole + (1 - whole) * decay ** (n - 1 - i)) * weight * (1.0 if rating is None else rating - mean)
-        for i, (rating, weight) in enumerate(values)
-    ]
-    return np.asarray(weights) @ np.asarray(vectors, np.float64)
+events = st.fixed_dictionaries(
+    {
+        "user_id": st.sampled_from(USERS),
+        "item_id": st.sampled_from((*ITEMS, "unknown")),
+        "event_id": st.integers(0, 40).map("e{}".format),
+        "rating": st.none() | st.sampled_from([0.5, 3.3, 4.1, 5.0]),
+        "weight": st.none() | st.sampled_from([-1.0, 0.0, 0.7, 2.0]),
+        "kind": st.none() | st.sampled_from(["impression", "buy"]),
+        "time": st.none() | st.integers(-2, 12).map(lambda tenths: tenths / 10),
+    }
+).map(lambda event: event | {"event_id": event["event_id"] + event["user_id"]})
+vectors = st.lists(st.sampled_from([-1.0, -0.3, 0.1, 0.5, 2.0]), min_size=4, max_size=4)
 
 
-@settings(deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.none() | st.sampled_from([0.5, 2.0, 3.5, 5.0]), st.sampled_from([-1.0, 0.5, 1.0, 2.0])),
-        min_size=1,
-        max_size=40,
-    ),
-    st.integers(0, 2**32 - 1),
-)
-def test_a_users_vector_is_the_decayed_weighted_sum_of_the_formula(values, seed):
-    vectors = np.random.default_rng(seed).normal(size=(len(values), 5)).astype(np.float32)
-    taste = Taste(5, CONFIG)
-    for (rating, weight), vector in zip(values, vectors, strict=True):
-        taste.add(vector, rating, weight)
-    expected = by_formula(values, vectors, 3.5)
-    found = taste.direction(3.5)
-    if np.linalg.norm(expected) > 1e-2:
-        assert found == pytest.approx(expected / np.linalg.norm(expected), abs=1e-3)
-        assert np.linalg.norm(found) == pytest.approx(1.0, abs=1e-6)
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    counting = draw(st.sampled_from([RATED, LEARNED]))
+    scales = st.lists(st.sampled_from([0.25, 1.0, 1.7]), min_size=(n := max(1, len(counting.blocks))), max_size=n)
+    items = st.builds(placed, vectors, scales)
+    before = draw(st.lists(events, max_size=15, unique_by=lambda event: event["event_id"]))
+    rows = [event | {"time": None if event["time"] is None else round(event["time"] * 1e6)} for event in before]
+    world = World(counting, draw(st.dictionaries(st.sampled_from(ITEMS), items)), rows)
+    there = set(world.items)
+    for _ in range(draw(st.integers(0, 25))):
+        verb = draw(st.sampled_from(["event"] * 6 + ["put", "put", "delete", "erase"]))
+        if verb == "event":
+            world.write(verb, **draw(events))
+        elif verb == "erase":
+            world.write(verb, user_id=draw(st.sampled_from(USERS)))
+        else:
+            item_id = draw(st.sampled_from(ITEMS))
+            spaces = [SPACE, "other"] if item_id in there else [SPACE]  # a new item has a vector in every space
+            there = there | {item_id} if verb == "put" else there - {item_id}
+            put = {draw(st.sampled_from(spaces)): draw(items)} if verb == "put" else {}
+            world.write(verb, item_id=item_id, vectors=put)
+    return world
 
 
-def test_adding_one_event_gives_the_bits_of_a_recount(rng):
-    vectors, start = rng.normal(size=(30, 7)).astype(np.float32), Start(rng.normal(size=7).astype(np.float32), 9.0, 3.0)
-    running = Taste(7, CONFIG)
-    for i in range(30):
-        running.add(vectors[i], float(i % 5) if i % 3 else None, 1.0)
-        recount = Taste(7, CONFIG)
-        for j in range(i + 1):
-            recount.add(vectors[j], float(j % 5) if j % 3 else None, 1.0)
-        assert running.direction(3.0, start).tobytes() == recount.direction(3.0, start).tobytes()
+def applied(profiles: Profiles, changes: list[Change], cuts: list[int] = ()) -> Profiles:
+    """Apply the changes in several parts."""
+    places = sorted({0, len(changes), *(cut % (len(changes) + 1) for cut in cuts)})
+    for first, past in pairwise(places):
+        profiles.apply(changes[first:past])
+    return profiles
 
 
-def test_a_rating_below_the_users_mean_pushes_away():
-    liked, disliked = np.eye(2, dtype=np.float32)
-    taste = Taste(2, FOR_EVER)
-    taste.add(liked, 5.0, 1.0)
-    taste.add(disliked, 1.0, 1.0)
-    direction = taste.direction(3.5)
-    assert direction[0] > 0 > direction[1]
+def known(profiles: Profiles) -> Known:
+    found = {user: profiles.lookup(ProfileQuery("r", user, ALL)) for user in USERS}
+    return {user: told(profile) for user, profile in found.items() if profile is not None}
 
 
-def test_a_history_of_average_ratings_says_nothing_whatever_others_start_with(rng):
-    taste, start = Taste(6, CONFIG), Start(np.ones(6, np.float32), 10.0, 5.0)
-    assert taste.direction(3.3, start) is None
-    for vector in rng.normal(size=(20, 6)).astype(np.float32):
-        taste.add(vector, 3.3, 1.0)
-    assert taste.direction(3.3) is None
-    assert taste.direction(3.3, start) is None
+@settings(deadline=None, max_examples=60)
+@given(worlds(), st.lists(st.integers(0, 100), max_size=8))
+def test_whatever_comes_live_and_however_profiles_are_what_a_publish_would_make_of_it(world, cuts):
+    profiles = applied(world.profiles(), world.changes, cuts)
+    assert known(profiles) == world.expected()
+    assert len(profiles) == len(world.expected())
+    assert profiles.seq == len(world.changes)
 
 
-def test_the_start_is_halved_with_every_so_many_events_and_added_to_what_was_done():
-    start = Start(np.array([0.0, 2.0], np.float32), 12.0, 5.0)
-    for events in (0, 5, 50):
-        assert start.after(events).tolist() == pytest.approx([0.0, 24.0 * 0.5 ** (events / 5)])
-    taste = Taste(2, FOR_EVER)
-    for _ in range(5):
-        taste.add(np.array([3.0, 0.0], np.float32), None, 1.0)
-    total = np.array([15.0, 12.0])
-    assert taste.direction(0.0, start, length=2.0).tolist() == pytest.approx(2.0 * total / np.linalg.norm(total))
-
-
-def test_events_whose_kind_weighs_nothing_are_no_events():
-    events = event_table(
-        [("u", "a", None, None, "click"), ("u", "b", None, None, "impression"), ("u", "c", None, 2.0, None)]
-    )
-    known = histories(events, CONFIG)
-    assert known.weights.tolist() == [1.0, 0.0, 2.0]
-    (taste,) = tastes(known, pa.chunked_array([["a", "b", "c"]]), np.eye(3, dtype=np.float32), CONFIG)
-    decay = np.float32(2 ** (-1 / CONFIG.half_life_events))
-    assert taste.weighted.tolist() == [[decay, 0.0, 2.0], [1.0, 0.0, 2.0]]  # one event old, none, new
-    assert taste.events == 2
-
-
-def test_configured_kinds_scale_what_an_event_counts():
-    config = ProfilesConfig(event_weights={"purchase": 3.0, "return": -3.0})
-    events = event_table([("u", "a", None, None, "purchase"), ("u", "b", None, 0.5, "return")])
-    assert histories(events, config).weights.tolist() == [3.0, -1.5]
+@settings(deadline=None, max_examples=40)
+@given(worlds(), st.integers(0, 100))
+def test_a_fold_changes_nothing_for_who_had_part_of_the_log_nor_for_who_loads_anew(world, cut):
+    follower, seq = world.profiles(), cut % (len(world.changes) + 1)
+    follower.apply(world.changes[:seq])
+    log = world.folded_log()
+    follower.apply([change for change in log if change.seq > seq])
+    anew = applied(world.profiles(), [change for change in log if change.seq > 0])
+    assert known(follower) == known(anew) == world.expected()
 
 
 @pytest.fixture
-def profiles() -> Profiles:
-    rows = [("u", f"i{i}", 1.0 + i % 5, None, "rating") for i in range(9)] + [("u", "i0", None, None, "impression")]
-    rows += [("u", "i3", 2.0, None, "rating"), ("w", "i1", None, None, None)]
-    known = histories(event_table(rows), CONFIG)
-    users = pa.table({"user_id": ["u", "w"], "events": [11, 1]})
-    return Profiles(users, known, np.array([[0.6, 0.8], [0.0, 0.0]], np.float32))
+def world() -> World:
+    """Ann rated five items, the fifth last."""
+    items = {item: placed(np.eye(5, 4)[i] + 0.5, [1.0]) for i, item in enumerate(ITEMS)}
+    rated = [("ann", item, i) for i, item in enumerate(ITEMS)]
+    return World(RATED, items, [event(user, item, time) for user, item, time in rated])
 
 
-def test_a_profile_names_what_was_seen_and_the_latest_events_newest_first(profiles):
-    profile = profiles.lookup(ProfileQuery("r", "u", history=3))
-    assert profile.seen == tuple(f"i{i}" for i in range(9))  # once each, the impression not counted
-    assert [event.item_id for event in profile.history] == ["i3", "i0", "i8"]
-    assert profile.events == 11
-    assert profile.vector.tolist() == np.array([0.6, 0.8], np.float32).tolist()
+def event(user: str, item: str, time: float, rating: float | None = 4.0) -> dict:
+    """A row of the events table."""
+    key = {"user_id": user, "item_id": item, "event_id": f"{user}-{item}-{int(time)}"}
+    return key | {"rating": rating, "weight": None, "kind": None, "time": int(time * 1e6)}
 
 
-def test_no_more_history_than_there_is_and_none_unless_asked(profiles):
-    assert len(profiles.lookup(ProfileQuery("r", "u", history=100)).history) == 11
-    assert profiles.lookup(ProfileQuery("r", "u")).history == ()
+def live(user: str, item: str, time: float, rating: float | None = 2.0) -> dict:
+    """The same as it is written to the log."""
+    return event(user, item, time, rating) | {"time": time}
 
 
-def test_a_user_without_direction_and_an_unknown_user(profiles):
-    assert profiles.lookup(ProfileQuery("r", "w")).vector is None
-    assert profiles.lookup(ProfileQuery("r", "nobody")) is None
+class Counted:
+    """Reads as `read` does, and keeps what was asked for."""
+
+    def __init__(self, profiles: Profiles) -> None:
+        self.asked: list[list[str]] = []
+        self._read, profiles._items._read = profiles._items._read, self.read
+
+    def read(self, item_ids):
+        self.asked.append(list(item_ids))
+        return self._read(item_ids)
 
 
-def test_no_events_at_all_is_no_users():
-    known = histories(event_table([]), CONFIG)
-    assert known.spans == {}
-    assert list(tastes(known, pa.chunked_array([[]], pa.string()), np.zeros((0, 2), np.float32), CONFIG)) == []
+def test_a_users_first_live_event_counts_all_they_did_and_the_next_one_only_itself(world):
+    world.write("event", **live("ann", "i0", 10.0))
+    world.write("event", **live("ann", "i0", 11.0))
+    profiles = world.profiles(UsersConfig(item_vectors=1))
+    reads = Counted(profiles)
+    profiles.apply(world.changes[:1])
+    assert reads.asked == [list(ITEMS)]
+    profiles.apply(world.changes[1:])
+    assert [*reads.asked[1:], ["i0"]][0] == ["i0"]
+    assert known(profiles) == world.expected()
+
+
+def test_the_same_event_again_makes_no_difference_and_reads_nothing(world):
+    profiles = world.profiles()
+    reads, before = Counted(profiles), known(profiles)
+    world.write("event", **live("ann", "i3", 3.0))  # an import brought what the log has too
+    profiles.apply(world.changes)
+    assert known(profiles) == before
+    assert reads.asked == []
+
+
+def test_after_a_failed_read_the_same_changes_can_be_given_again(world):
+    world.write("event", **live("ann", "i0", 10.0))
+    profiles = applied(world.profiles(), world.changes)
+    world.write("put", item_id="i1", vectors={SPACE: placed([9.0, 0.0, 0.0, 0.0], [1.0])})
+    world.write("event", **live("bob", "i2", 11.0))
+    reads = Counted(profiles)
+
+    def fails(item_ids):
+        raise OSError("no such file")
+
+    working, profiles._items._read = profiles._items._read, fails
+    with pytest.raises(OSError, match="no such file"):
+        profiles.apply(world.changes[1:])
+    assert profiles.seq == 1
+    profiles._items._read = working
+    profiles.apply(world.changes[1:])
+    assert reads.asked
+    assert known(profiles) == world.expected()
+
+
+def test_beyond_the_bound_the_latest_events_are_kept_and_the_earlier_stay_in_the_vector(world):
+    for time in range(10, 20):
+        for user in ("ann", "bob"):  # each pushes the other's sums out
+            world.write("event", **live(user, ITEMS[time % 3], float(time)))
+    few = applied(world.profiles(UsersConfig(max_history=2, running_sums=1)), world.changes, [*range(20)])
+    _, _, history, seen = known(few)["ann"]
+    assert [said[:2] for said in known(few).values()] == [said[:2] for said in world.expected().values()]
+    assert [event.time for event in history] == [19.0, 18.0, 4.0, 3.0, 2.0, 1.0, 0.0]
+    assert seen == set(ITEMS)  # those of the release
+
+
+@settings(deadline=None, max_examples=30)
+@given(worlds(), st.integers(1, 3), st.lists(st.integers(0, 100), max_size=8))
+def test_bounded_histories_come_to_the_same_after_a_restart_however_the_log_was_cut(world, bound, cuts):
+    world.changes = [change for change in world.changes if change.verb in ("event", "erase")]
+    one, other = (world.profiles(UsersConfig(max_history=bound, running_sums=many)) for many in (1, 10))
+    assert known(applied(one, world.changes, cuts)) == known(applied(other, world.changes))
+
+
+def test_memory_of_live_users_and_events_is_as_the_docstring_has_it(world):
+    profiles, several = world.profiles(UsersConfig(running_sums=1)), 500
+
+    def grown(time: float) -> float:
+        world.changes = []
+        for user in range(several):
+            world.write("event", **live(f"user-{user:06d}", "i1", time) | {"event_id": f"{time}-{user:027d}"})
+        changes = [replace(change, seq=profiles.seq + change.seq) for change in world.changes]
+        before = tracemalloc.get_traced_memory()[0]
+        profiles.apply(changes)
+        return (tracemalloc.get_traced_memory()[0] - before) / several
+
+    tracemalloc.start()
+    try:
+        first, second, third = (grown(time) for time in (1.5, 2.5, 3.5))
+    finally:
+        tracemalloc.stop()
+    assert 200 < max(second, third) < 350  # the event alone
+    assert 500 < first < 4 * 4 + 600 + 350  # and its user

@@ -4,7 +4,8 @@ import pytest
 
 from semrec_ray.config import ProfilesConfig
 from semrec_ray.data.tables import EVENTS
-from semrec_ray.state.profiles import histories, user_vectors
+from semrec_ray.state.histories import histories, user_vectors
+from semrec_ray.state.taste import Counting
 from semrec_ray.state.weights import from_end, history_weights
 
 
@@ -37,7 +38,8 @@ def test_an_event_counts_half_for_every_half_life_of_counted_ones_after_it_but_f
 
 def test_a_profile_of_unrated_events_is_their_weighted_sum():
     items = pa.chunked_array([pa.array(["a", "b", "c", "d"])])
-    vectors = user_vectors(histories(EVENTS_OF_TWO, CONFIG), items, np.eye(4, dtype=np.float32), 0.0, CONFIG)
+    counting = Counting(CONFIG, 4)
+    vectors = user_vectors(histories(EVENTS_OF_TWO, CONFIG), items, np.eye(4, dtype=np.float32), counting)
     weights = history_weights(EVENTS_OF_TWO, CONFIG)
     assert vectors[0].tolist() == pytest.approx((weights[:4] / np.linalg.norm(weights[:4])).tolist(), abs=1e-6)
     assert vectors[1].tolist() == [0.0, 1.0, 0.0, 0.0]
