@@ -19,6 +19,7 @@ from typing import Any
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import NotFound, Unavailable
 from semrec_ray.examples import weighted_sum
+from semrec_ray.partitions import Partitions
 from semrec_ray.parts import EncoderPort, ProfilesPort, open_local_parts
 from semrec_ray.plan import compared_fields, filter_of, make_plan, rules_of
 from semrec_ray.rank.pipeline import Page
@@ -57,14 +58,13 @@ class Recommender:
         config: AppConfig,
         serving: Serving,
         fanout: Fanout,
-        profiles: ProfilesPort,
+        profiles: Sequence[ProfilesPort],
         encoder: EncoderPort,
         writer: WriterPort,
     ) -> None:
         self.config, self.serving, self.fanout, self._writer = config, serving, fanout, writer
-        limits = config.batch.model_dump()
-        self._profiles = Batcher(profiles.lookup, name=profiles.name, **limits)
-        self._encoder = Batcher(encoder.encode, name=encoder.name, **limits)
+        self._profiles = Partitions(profiles, config.batch)
+        self._encoder = Batcher(encoder.encode, name=encoder.name, **config.batch.model_dump())
 
     @classmethod
     async def open(cls, config: AppConfig) -> "Recommender":
@@ -76,7 +76,7 @@ class Recommender:
         shard, profiles, encoder = open_local_parts(config, model_at_once=False)
         for part in (shard, profiles, encoder):
             await asyncio.to_thread(part.held.refresh)
-        recommender = compose(config, [shard], profiles, encoder, open_writer(config))
+        recommender = compose(config, [shard], [profiles], encoder, open_writer(config))
         await recommender.serving.refresh()
         if recommender.serving.release is None:
             raise Unavailable(recommender.serving.not_ready())
@@ -273,12 +273,15 @@ class Recommender:
 def compose(
     config: AppConfig,
     shards: Sequence[ShardPort],
-    profiles: ProfilesPort,
+    profiles: Sequence[ProfilesPort],
     encoder: EncoderPort,
     writer: WriterPort,
 ) -> Recommender:
-    """Return a recommender of these parts, wherever they run; it serves nothing before `serving.refresh()`."""
-    serving = Serving(open_views(config), shards, (profiles, encoder))
+    """Return a recommender of these parts, wherever they run, the profiles partition by partition.
+
+    It serves nothing before `serving.refresh()`.
+    """
+    serving = Serving(open_views(config), shards, (*profiles, encoder))
     return Recommender(config, serving, Fanout(shards, config.batch), profiles, encoder, writer)
 
 

@@ -185,7 +185,7 @@ class Service:
 
     def __init__(self, config: AppConfig) -> None:
         shard, profiles, encoder = open_local_parts(config)
-        self.recommender = compose(config, [shard], profiles, encoder, open_writer(config))
+        self.recommender = compose(config, [shard], [profiles], encoder, open_writer(config))
         self.parts: dict[str, Follower] = {
             "shard": shard.held,
             "profiles": profiles.held,

@@ -105,10 +105,10 @@ def test_the_answer_is_the_same_to_the_bit_whatever_the_number_of_shards(store, 
 
     async def scenario():
         parts = [open_shard(config, i, shards=shards) for i in range(shards)]
-        others = open_profiles(config), open_text_encoders(config)
-        for part in (*parts, *others):
+        profiles, encoder = open_profiles(config), open_text_encoders(config)
+        for part in (*parts, profiles, encoder):
             part.held.refresh()
-        recommender = compose(config, parts, *others, None)
+        recommender = compose(config, parts, [profiles], encoder, None)
         await recommender.serving.refresh()
         return [await recommender.query(query) for query in queries]
 

@@ -40,10 +40,10 @@ def ranked_config(tmp_path_factory) -> AppConfig:
 def answer(config: AppConfig, *queries: Query, shards: int = 1) -> list[Slate]:
     async def scenario():
         parts = [open_shard(config, i, shards=shards) for i in range(shards)]
-        others = open_profiles(config), open_text_encoders(config)
-        for part in (*parts, *others):
+        profiles, encoder = open_profiles(config), open_text_encoders(config)
+        for part in (*parts, profiles, encoder):
             part.held.refresh()
-        recommender = compose(config, parts, *others, None)
+        recommender = compose(config, parts, [profiles], encoder, None)
         await recommender.serving.refresh()
         return [await recommender.query(query) for query in queries]
 

@@ -15,13 +15,17 @@ from semrec_ray.serve.profiles import ProfilesReplica
 from semrec_ray.serve.router import Router, this_router
 from semrec_ray.serve.shard import ShardReplica
 from semrec_ray.serve.writer import WriterReplica
+from semrec_ray.state.partitions import partition_name
 
 ROUTER_CALLS = 512  # requests a router works on at once; beyond, up to twice as many wait, then 429
 PART_CALLS = 64  # messages; the batchers of the routers keep it far below
 
 
 def build(args: AppConfig) -> serve.Application:
-    """Return the application: router, writer, encoder, profiles, shard-0 … shard-(N-1); inline: router and writer."""
+    """Return the application: router, writer, encoder, profiles, shard-0 … shard-(N-1); inline: router and writer.
+
+    Profiles of several partitions are profiles-0 … profiles-(P-1).
+    """
     config = args.resolved()
 
     def http() -> FastAPI:
@@ -38,13 +42,14 @@ def build(args: AppConfig) -> serve.Application:
         ray_actor_options=_resources(config, gpus=config.num_gpus if config.topology == "inline" else 0),
     )
     if config.topology == "inline":
-        return router.bind(config, [], None, None, _part(WriterReplica, "writer", config).bind(config, {}))
+        return router.bind(config, [], [], None, _part(WriterReplica, "writer", config).bind(config, {}))
+    names = [partition_name(i, config.profile_partitions) for i in range(config.profile_partitions)]
     shards = [
         _part(ShardReplica, f"shard-{i}", config, gpus=config.num_gpus).bind(config, i) for i in range(config.shards)
     ]
-    profiles = _part(ProfilesReplica, "profiles", config).bind(config)
+    profiles = [_part(ProfilesReplica, name, config).bind(config, i) for i, name in enumerate(names)]
     encoder = _part(EncoderReplica, "encoder", config).bind(config)
-    followers = {f"shard-{i}": shard for i, shard in enumerate(shards)} | {"profiles": profiles}
+    followers = {f"shard-{i}": shard for i, shard in enumerate(shards)} | dict(zip(names, profiles, strict=True))
     writer = _part(WriterReplica, "writer", config).bind(config, followers)
     return router.bind(config, shards, profiles, encoder, writer)
 

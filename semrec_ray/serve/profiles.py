@@ -10,11 +10,11 @@ from semrec_ray.types import PartStatus, Profile, ProfileQuery
 
 
 class ProfilesReplica(Following):
-    """Holds the profiles of all users, release by release."""
+    """Holds the profiles of a partition of the users, release by release, and follows what they do."""
 
-    async def __init__(self, config: AppConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, config: AppConfig, partition: int) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging(config.log_level)
-        self._profiles = open_profiles(config)
+        self._profiles = open_profiles(config, partition, partitions=config.profile_partitions)
         await self._follow(config.poll_s, self._profiles.held)
 
     async def lookup(self, queries: list[ProfileQuery]) -> Sequence[Profile | Exception | None]:

@@ -11,6 +11,7 @@ from semrec_ray.parts import open_local_parts
 from semrec_ray.recommender import Recommender, compose
 from semrec_ray.search.messages import pack_fetches, pack_queries, unpack_hits, unpack_rows
 from semrec_ray.serve.following import Following
+from semrec_ray.state.partitions import partition_name
 from semrec_ray.telemetry import configure_logging
 from semrec_ray.types import Write, Written
 
@@ -62,7 +63,7 @@ class Router(Following):
         self,
         config: AppConfig,
         shards: list[Any],
-        profiles: Any,  # noqa: ANN401
+        profiles: list[Any],
         encoder: Any,  # noqa: ANN401
         writer: Any,  # noqa: ANN401
     ) -> None:
@@ -71,11 +72,11 @@ class Router(Following):
         if config.topology == "inline":
             shard, held_profiles, held_encoder = open_local_parts(config)
             await self._follow(config.poll_s, shard.held, held_profiles.held, held_encoder.held)
-            self.service = compose(config, [shard], held_profiles, held_encoder, writing)
+            self.service = compose(config, [shard], [held_profiles], held_encoder, writing)
         else:
             ports = [HandlePort(f"shard-{i}", handle) for i, handle in enumerate(shards)]
-            others = HandlePort("profiles", profiles), HandlePort("encoder", encoder)
-            self.service = compose(config, ports, *others, writing)
+            users = [HandlePort(partition_name(i, len(profiles)), handle) for i, handle in enumerate(profiles)]
+            self.service = compose(config, ports, users, HandlePort("encoder", encoder), writing)
         await self.service.serving.refresh()
         self._in_background(self._look_around(config.poll_s))
 

@@ -49,7 +49,7 @@ class Served:
 
 
 def deployment(store: str, port: int) -> dict[str, Any]:
-    """serve_configs/local.yaml twice over: sharded as it stands, and inline."""
+    """serve_configs/local.yaml twice over: sharded, the users in two partitions, and inline."""
     config = yaml.safe_load((ROOT / "serve_configs" / "local.yaml").read_text())
     (app,) = config["applications"]
     config["http_options"]["port"] = port
@@ -58,7 +58,7 @@ def deployment(store: str, port: int) -> dict[str, Any]:
         | {
             "name": topology,
             "route_prefix": f"/{topology}",
-            "args": app["args"] | {"topology": topology, "store": store},
+            "args": app["args"] | {"topology": topology, "store": store, "profile_partitions": 2},
         }
         for topology in TOPOLOGIES
     ]
