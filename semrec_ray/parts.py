@@ -8,6 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -125,8 +126,9 @@ class LocalShard(ShardPort):
     async def status(self, serving: str | None = None) -> PartStatus:
         """Return what the shard holds; the release that the caller answers from stays held."""
         self.held.note_served(serving)
-        newest = _newest(self.held)
-        return _status(self.name, self.held, newest.count if newest else 0, self._device)
+        held = tuple(rows.held for rows in self.held.loaded)
+        rows = int(held[0].rows.sum()) if held else 0
+        return replace(_status(self.name, self.held, rows, self._device), held=held)
 
     async def reach(self, seq: int) -> None:
         """Wait until the shard has a live write."""
@@ -289,7 +291,7 @@ def open_text_encoders(config: AppConfig, *, model_at_once: bool = True) -> Loca
 
 
 def _newest(held: Follower[T]) -> T | None:
-    return held.get(held.releases[0].name) if held.releases else None
+    return next(iter(held.loaded), None)
 
 
 def _status(name: str, held: Follower[T], rows: int, device: str) -> PartStatus:

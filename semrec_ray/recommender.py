@@ -279,7 +279,7 @@ def compose(
 ) -> Recommender:
     """Return a recommender of these parts, wherever they run; it serves nothing before `serving.refresh()`."""
     serving = Serving(open_views(config), shards, (profiles, encoder))
-    return Recommender(config, serving, Fanout(shards, config.batch), profiles, encoder, writer)
+    return Recommender(config, serving, Fanout(shards, config.batch, serving.rows), profiles, encoder, writer)
 
 
 def _items(

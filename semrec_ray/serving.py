@@ -11,6 +11,7 @@ from cachetools import LRUCache
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, SemrecError, StoreError, Unavailable
+from semrec_ray.search.coverage import Coverage
 from semrec_ray.store.changes import Change
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.items import INTERNAL, ITEMS_TABLE
@@ -131,6 +132,7 @@ class Serving:
 
     def __init__(self, views: Follower[View], shards: Sequence[Part], others: Sequence[Part]) -> None:
         self.views, self._shards, self._others = views, shards, others
+        self.rows = Coverage()
         self.release: str | None = None
         self.shard_status: tuple[PartStatus, ...] = ()
         self.part_status: tuple[PartStatus, ...] = ()
@@ -145,6 +147,7 @@ class Serving:
         for release in self.views.releases:
             holding = [status.seq for status in self.shard_status if release.name in status.releases]
             self.views.get(release.name).settle(min(holding, default=0))
+        self.rows.learn(self.shard_status)
         answering = [status for status in statuses if status.device]
         searching = any(status.device for status in self.shard_status)
         for release in self.views.releases:
@@ -193,12 +196,13 @@ class Serving:
         return "" if self.release == wanted else "starting"
 
     def coverage(self) -> float:
-        """Return the share of the served release's rows that the answering shards hold."""
+        """Return the share of the served release's rows that are in buckets of the answering shards."""
         if self.release is None:
             return 0.0
-        total = self.view().release.items
-        held = sum(part.rows for part in self.shard_status if self.release in part.releases)
-        return min(1.0, held / total) if total else 0.0
+        answering = 0
+        for held in (held for part in self.shard_status for held in part.held if held.release == self.release):
+            answering |= held.buckets
+        return self.rows.share(self.release, answering, self.view().release.items)
 
 
 async def _status(part: Part, serving: str | None) -> PartStatus:

@@ -9,8 +9,9 @@ from typing import Protocol, TypeVar
 from semrec_ray.config import BatchConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from semrec_ray.search.batcher import Batcher
+from semrec_ray.search.coverage import Coverage
 from semrec_ray.search.merge import merge
-from semrec_ray.store.buckets import bucket_of, owners
+from semrec_ray.store.buckets import bucket_of, buckets_owned, mask_of, owners
 from semrec_ray.types import FetchQuery, Found, Hits, ItemRow, PartStatus, ShardQuery
 
 logger = logging.getLogger(__name__)
@@ -48,9 +49,11 @@ class ShardPort(Protocol):
 class Fanout:
     """All shards of a catalog; each has its own queues, so none delays another."""
 
-    def __init__(self, shards: Sequence[ShardPort], batch: BatchConfig) -> None:
-        self.shards = tuple(shards)
+    def __init__(self, shards: Sequence[ShardPort], batch: BatchConfig, coverage: Coverage | None = None) -> None:
+        """Ask these shards; `coverage` knows of their rows what their statuses said."""
+        self.shards, self.coverage = tuple(shards), coverage or Coverage()
         self._owners = owners(len(shards))
+        self._owned = [mask_of(buckets_owned(shard, len(shards))) for shard in range(len(shards))]
         limits = batch.model_dump()
         searching = limits | {"weigh": query_bytes, "max_weight": MESSAGE_BYTES}
         fetching = limits | {"weigh": lambda query: len(query.item_ids), "max_weight": MESSAGE_ITEMS}
@@ -60,6 +63,7 @@ class Fanout:
     async def search(self, query: ShardQuery, *, total_rows: int, deadline: float) -> Found:
         """Return the k best rows of all shards that answer before `deadline` (a time of the loop's clock).
 
+        `total_rows` of the release is what its coverage is estimated by as long as no shard told what it holds.
         A query that a shard refuses (InvalidRequest), and one that no shard could take or answer, is an error.
         """
         excluded = self._by_owner(query.exclude)
@@ -68,11 +72,14 @@ class Fanout:
             for shard, batcher in enumerate(self._search)
         ]
         answers = await _settled(asked)
+        if query.exclude:
+            answers = await self._without_excluded(query, answers, deadline)
         hits = [answer for answer in answers if isinstance(answer, Hits)]
         missing = self._missing(answers)
         if not hits:
             raise _why_nothing(answers)
-        return merge(hits, query.k, total_rows=total_rows, missing=missing)
+        coverage = self.coverage.share(query.release, union(hits), total_rows)
+        return merge(hits, query.k, coverage=coverage, missing=missing)
 
     async def fetch(
         self,
@@ -104,6 +111,23 @@ class Fanout:
                 rows |= answer
         return rows, tuple(missing)
 
+    async def _without_excluded(
+        self, query: ShardQuery, answers: Sequence[Hits | BaseException], deadline: float
+    ) -> list[Hits | BaseException]:
+        """Return the answers without what the query excludes: a shard that gave any of it is asked once more.
+
+        It holds buckets whose exclusions went to another shard, the owner; this time it gets all of them.
+        """
+        excluded = set(query.exclude)
+        places = [
+            place
+            for place, (hits, owned) in enumerate(zip(answers, self._owned, strict=True))
+            if isinstance(hits, Hits) and hits.buckets & ~owned and not excluded.isdisjoint(hits.item_ids)
+        ]
+        again = await _settled([self._search[place].submit(query, deadline) for place in places])
+        mended = dict(zip(places, again, strict=True))
+        return [mended.get(place, answer) for place, answer in enumerate(answers)]
+
     def _by_owner(self, item_ids: Iterable[str]) -> dict[int, list[str]]:
         if len(self.shards) == 1:
             return {0: ids} if (ids := list(item_ids)) else {}
@@ -131,6 +155,14 @@ async def _settled(asked: Sequence["asyncio.Future[T]"]) -> Sequence[T | BaseExc
         return [await asked[0]]
     except Exception as error:
         return [error]
+
+
+def union(hits: Iterable[Hits]) -> int:
+    """Return the mask of the buckets that were searched by any of several shards."""
+    searched = 0
+    for one in hits:
+        searched |= one.buckets
+    return searched
 
 
 def query_bytes(query: ShardQuery) -> int:

@@ -21,15 +21,16 @@ from semrec_ray.errors import SemrecError
 from semrec_ray.search.merge import merge
 from semrec_ray.search.shard import FALLBACKS, FEW_ROWS, Indexed, Searcher, ShardRows, load_shard, open_rows
 from semrec_ray.search.signals import item_signals
-from semrec_ray.store.buckets import bucket_of
+from semrec_ray.store.buckets import BUCKETS, bucket_of, count_buckets
 from semrec_ray.store.changes import Change, latest
 from semrec_ray.store.items import rows_of_json
 from semrec_ray.store.tables import Store
-from semrec_ray.types import FetchQuery, Hits, ItemRow, Release, ShardQuery, Vector
+from semrec_ray.types import BucketRows, FetchQuery, Hits, ItemRow, Release, ShardQuery, Vector
 
 logger = logging.getLogger(__name__)
 
 Alive = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.int64]
 
 JOINED = 2  # a segment joins the one before it where that has at most so many times its rows
 REWRITTEN = 4096, 8  # rows beside the first segment, or dead in it: at least so many, and one in so many of it
@@ -41,6 +42,7 @@ class Segment:
 
     rows: ShardRows
     alive: Alive | None = None  # (N,); None: all
+    counts: Counts | None = None  # (1024,) living rows of each bucket; None: all of `rows`
 
     @property
     def size(self) -> int:
@@ -51,6 +53,11 @@ class Segment:
     def count(self) -> int:
         """How many rows are alive."""
         return self.size if self.alive is None else int(np.count_nonzero(self.alive))
+
+    @property
+    def by_bucket(self) -> Counts:
+        """How many living rows each bucket has, (1024,)."""
+        return self.rows.counts if self.counts is None else self.counts
 
     def row(self, item_id: str) -> int | None:
         """Return the living row of an item."""
@@ -65,7 +72,7 @@ class Segment:
         alive = np.ones(self.size, np.bool_) if self.alive is None else self.alive.copy()
         alive[dead] = False
         alive.flags.writeable = False
-        return Segment(self.rows, alive)
+        return Segment(self.rows, alive, self.by_bucket - count_buckets(self.rows.buckets_of[dead]))
 
 
 class LiveRows:
@@ -77,7 +84,7 @@ class LiveRows:
 
     def __init__(self, loaded: ShardRows, seq: int, own: "Own") -> None:
         """Keep rows as they were at `seq`."""
-        self.release, self.seq, self._own = loaded.release, seq, own
+        self.release, self.seq, self.buckets, self._own = loaded.release, seq, loaded.buckets, own
         self.segments: tuple[Segment, ...] = (Segment(loaded),)
         self._lock = threading.Lock()  # of who replaces the segments; who reads them takes none
         self._joining = 0  # segments that a rewrite joins, the first ones
@@ -88,14 +95,19 @@ class LiveRows:
         """How many items there are."""
         return sum(segment.count for segment in self.segments)
 
+    @property
+    def held(self) -> BucketRows:
+        """The buckets, and how many items are in each."""
+        counts = sum((segment.by_bucket for segment in self.segments), np.zeros(BUCKETS, np.int64))
+        return BucketRows(self.release, self.buckets, counts)
+
     def search(self, queries: Sequence[ShardQuery]) -> list[Hits | SemrecError]:
         """Return each query's hits or error, in its place."""
         segments = self.segments
         found = [segment.rows.search(queries, segment.alive) for segment in segments]
         if len(segments) == 1 and segments[0].alive is None:
             return found[0]
-        rows = sum(segment.count for segment in segments)
-        return [_together(answers, query, rows) for query, *answers in zip(queries, *found, strict=True)]
+        return [_together(answers, query, self.buckets) for query, *answers in zip(queries, *found, strict=True)]
 
     def fetch(self, queries: Sequence[FetchQuery]) -> list[dict[str, ItemRow]]:
         """Return for each query the wanted columns (and vectors, if wanted) of the items that this shard holds."""
@@ -112,7 +124,7 @@ class LiveRows:
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Make these the newest changes: ascending, all of them above `seq`."""
-        own = [change for change in changes if change.item_id and bucket_of(change.item_id) in self._own.buckets]
+        own = [change for change in changes if change.item_id and self.buckets >> bucket_of(change.item_id) & 1]
         newest, deleted = latest(own), {str(change.item_id) for change in own if change.verb == "delete"}
         with self._lock:
             if newest:
@@ -153,7 +165,7 @@ class Own:
 
     release: str
     space: str
-    buckets: frozenset[int]
+    buckets: int  # a mask
     schema: pa.Schema  # of the items' columns
     dims: int
     signals: Callable[[pa.Table], dict[str, Vector]]  # what ranks by the columns alone
@@ -199,7 +211,8 @@ class Own:
         return self._rows(table.take(order).combine_chunks(), vectors, signals)
 
     def _rows(self, table: pa.Table, vectors: Vector, signals: Mapping[str, Vector]) -> ShardRows:
-        return ShardRows(self.release, table, self.searcher(table["item_id"].to_pylist(), vectors), signals)
+        searcher = self.searcher(table["item_id"].to_pylist(), vectors)
+        return ShardRows(self.release, table, searcher, signals, self.buckets)
 
 
 def load_live(
@@ -221,7 +234,7 @@ def load_live(
     own = Own(
         release=release.name,
         space=release.space,
-        buckets=frozenset(buckets),
+        buckets=loaded.buckets,
         schema=loaded.table.schema,
         dims=release.dims,
         signals=lambda columns: item_signals(columns, ranking, release.created),
@@ -230,13 +243,13 @@ def load_live(
     return LiveRows(loaded, release.seq, own)
 
 
-def _together(answers: Sequence[Hits | SemrecError], query: ShardQuery, rows: int) -> Hits | SemrecError:
+def _together(answers: Sequence[Hits | SemrecError], query: ShardQuery, buckets: int) -> Hits | SemrecError:
     """Return the hits of all segments as those of one shard; what one of them refuses, all do."""
     hits = [answer for answer in answers if isinstance(answer, Hits)]
     if len(hits) < len(answers):
         return next(answer for answer in answers if isinstance(answer, SemrecError))
-    found = merge(hits, query.k, total_rows=rows)
-    return Hits(query.release, rows, found.item_ids, found.scores, found.exact, found.details)
+    found = merge(hits, query.k, coverage=1.0)
+    return Hits(query.release, buckets, found.item_ids, found.scores, found.exact, found.details)
 
 
 def _living(segments: Sequence[Segment], item_id: str) -> tuple[Segment, int] | None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 BUCKETS = 1024
+ALL_BUCKETS = (1 << BUCKETS) - 1  # as a mask: bit b is set for bucket b
 
 
 def bucket_of(item_id: str) -> int:
@@ -23,6 +24,26 @@ def bucket_of(item_id: str) -> int:
 def buckets_of(item_ids: Iterable[str]) -> npt.NDArray[np.int16]:
     """Return the bucket of each item id, shape (N,)."""
     return np.fromiter((zlib.crc32(item_id.encode()) % BUCKETS for item_id in item_ids), dtype=np.int16)
+
+
+def count_buckets(buckets: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
+    """Return how often each bucket occurs, (1024,)."""
+    return np.bincount(buckets, minlength=BUCKETS)
+
+
+def mask_of(buckets: Iterable[int]) -> int:
+    """Return buckets as one integer, bit b set for bucket b: such masks are joined and compared in no time."""
+    mask = 0
+    for bucket in buckets:
+        mask |= 1 << bucket
+    return mask
+
+
+def buckets_in(mask: int) -> npt.NDArray[np.int64]:
+    """Return the buckets of a mask, ascending."""
+    return np.flatnonzero(
+        np.unpackbits(np.frombuffer(mask.to_bytes(BUCKETS // 8, "little"), np.uint8), bitorder="little")
+    )
 
 
 @cache

@@ -144,6 +144,11 @@ class Follower(Generic[T]):
         """The releases held, the one the channel points at first."""
         return tuple(release for release, _ in reversed(list(self._held.values())))
 
+    @property
+    def loaded(self) -> tuple[T, ...]:
+        """What is loaded for each of `releases`, in their order, as of one moment."""
+        return tuple(loaded for _, loaded in reversed(list(self._held.values())))
+
     def _seqs(self) -> list[int]:
         return [loaded.seq for _, loaded in self._held.values() if isinstance(loaded, Live)]
 

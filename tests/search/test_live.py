@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from semrec_ray.search import live
 from semrec_ray.search.live import LiveRows, Own
 from semrec_ray.search.shard import ShardRows, open_rows
-from semrec_ray.store.buckets import BUCKETS, bucket_of
+from semrec_ray.store.buckets import ALL_BUCKETS, BUCKETS, bucket_of, mask_of
 from semrec_ray.store.changes import Change, Placed
 from semrec_ray.store.items import row_json
 from semrec_ray.types import FetchQuery, Hits, ShardQuery
@@ -19,25 +19,24 @@ DIMS = 5
 SCHEMA = pa.schema(
     [("item_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("popularity", pa.float32())]
 )
-ALL = frozenset(range(BUCKETS))
 
 
-def own(buckets: frozenset[int] = ALL) -> Own:
+def own(buckets: int = ALL_BUCKETS) -> Own:
     def searcher(_ids, vectors):
         return open_rows(vectors, "cpu")
 
     return Own("r", "s", buckets, SCHEMA, DIMS, lambda _: {}, searcher)
 
 
-def shard(items: dict[str, tuple[int, np.ndarray, float]], buckets: frozenset[int] = ALL) -> ShardRows:
+def shard(items: dict[str, tuple[int, np.ndarray, float]], buckets: int = ALL_BUCKETS) -> ShardRows:
     """The rows of {item_id: (year, vector, counted)}, built at once."""
-    ids = sorted((i for i in items if bucket_of(i) in buckets), key=str.encode)
+    ids = sorted((i for i in items if buckets >> bucket_of(i) & 1), key=str.encode)
     table = pa.Table.from_pylist(
         [{"item_id": i, "title": f"T {i}", "year": items[i][0], "popularity": None} for i in ids], schema=SCHEMA
     )
     vectors = np.array([items[i][1] for i in ids], np.float32).reshape(-1, DIMS)
     counted = np.array([items[i][2] for i in ids], np.float32)
-    return ShardRows("r", table, open_rows(vectors, "cpu"), {"popularity": counted, "trending": counted})
+    return ShardRows("r", table, open_rows(vectors, "cpu"), {"popularity": counted, "trending": counted}, buckets)
 
 
 def put(seq: int, item_id: str, year: int, vector: np.ndarray | None) -> Change:
@@ -67,11 +66,12 @@ def plain(hits: Hits) -> tuple[object, ...]:
     signals = {name: values.tolist() for name, values in details.signals.items()}
     marks = [mark.tolist() for mark in details.marks]
     fields = {name: list(values) for name, values in details.fields.items()}
-    return hits.release, hits.rows, hits.item_ids, hits.scores.tobytes(), hits.exact, signals, marks, fields
+    return hits.release, hits.buckets, hits.item_ids, hits.scores.tobytes(), hits.exact, signals, marks, fields
 
 
 def assert_same(rows: LiveRows, fresh: ShardRows, ids: list[str]) -> None:
     assert rows.count == len(fresh.item_ids)
+    assert (rows.held.buckets, rows.held.rows.tolist()) == (fresh.buckets, fresh.counts.tolist())
     assert list(map(plain, rows.search(QUERIES))) == list(map(plain, fresh.search(QUERIES)))
     asked = [
         FetchQuery("r", tuple(ids)),
@@ -94,7 +94,7 @@ change = st.tuples(
 @settings(deadline=None, max_examples=60)
 @given(st.lists(change, max_size=40), st.lists(st.integers(1, 7), min_size=1), st.integers(0, 8), st.booleans())
 def test_after_any_changes_the_answers_are_those_of_rows_built_at_once(changes, sizes, loaded, half):
-    buckets = frozenset(range(0, BUCKETS, 2)) if half else ALL
+    buckets = mask_of(range(0, BUCKETS, 2)) if half else ALL_BUCKETS
     items = {i: (n % 5, vector_of(n), float(n)) for n, i in enumerate(IDS[:loaded])}
     rows = LiveRows(shard(items, buckets), 0, own(buckets))
     log = []

@@ -2,8 +2,19 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from semrec_ray.store.buckets import BUCKETS, bucket_of, buckets_of, buckets_owned, owners
+from semrec_ray.store.buckets import (
+    ALL_BUCKETS,
+    BUCKETS,
+    bucket_of,
+    buckets_in,
+    buckets_of,
+    buckets_owned,
+    mask_of,
+    owners,
+)
 
 
 def test_an_items_bucket_is_its_crc32_modulo_1024():
@@ -25,6 +36,14 @@ def test_a_change_of_the_number_of_shards_moves_the_fewest_buckets(before, after
     moved = sum(a != b for a, b in zip(owners(before), owners(after), strict=True))
     least = BUCKETS * (1 - min(before, after) / max(before, after))
     assert moved <= least + max(before, after)  # shards cannot own parts of buckets
+
+
+@given(st.sets(st.integers(0, BUCKETS - 1)))
+def test_a_mask_has_the_bits_of_its_buckets(buckets):
+    mask = mask_of(buckets)
+    assert buckets_in(mask).tolist() == sorted(buckets)
+    assert mask.bit_count() == len(buckets)
+    assert (mask == ALL_BUCKETS) == (len(buckets) == BUCKETS)
 
 
 def test_a_number_of_shards_that_cannot_be_is_refused():
