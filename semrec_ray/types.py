@@ -174,6 +174,7 @@ class FetchQuery:
     item_ids: tuple[str, ...]
     fields: tuple[str, ...] | None = None  # None: all
     vectors: bool = False
+    owner: bool = True  # asked as the owner: an item whose bucket is not held is an error, not unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ The rows are a few segments. What was loaded is the first; the puts of a commit 
 again or deleted is dead in its segment. A segment never changes: which there are, and which of their rows are alive, is
 replaced by one assignment, so a search sees all of a commit or nothing. Small segments are joined when the next is as
 large, so every row is copied a few times at the most; when all of them together are large, everything is joined into a
-new first one, in a thread of its own, while the shard follows on.
+new first one, in a thread of its own, while the shard follows on. Buckets that come bring segments of their own; the
+rows of those that go are dead.
 """
 
 import logging
@@ -21,7 +22,7 @@ from semrec_ray.errors import SemrecError
 from semrec_ray.search.merge import merge
 from semrec_ray.search.shard import FALLBACKS, FEW_ROWS, Indexed, Searcher, ShardRows, load_shard, open_rows
 from semrec_ray.search.signals import item_signals
-from semrec_ray.store.buckets import BUCKETS, bucket_of, count_buckets
+from semrec_ray.store.buckets import ALL_BUCKETS, BUCKETS, bucket_of, buckets_in, count_buckets
 from semrec_ray.store.changes import Change, latest
 from semrec_ray.store.items import rows_of_json
 from semrec_ray.store.tables import Store
@@ -74,6 +75,16 @@ class Segment:
         alive.flags.writeable = False
         return Segment(self.rows, alive, self.by_bucket - count_buckets(self.rows.buckets_of[dead]))
 
+    def within(self, buckets: int) -> "Segment":
+        """Return the segment with what is in other buckets dead."""
+        held = np.zeros(BUCKETS, np.bool_)
+        held[buckets_in(buckets)] = True
+        if not self.by_bucket[~held].any():
+            return self
+        alive = held[self.rows.buckets_of] if self.alive is None else held[self.rows.buckets_of] & self.alive
+        alive.flags.writeable = False
+        return Segment(self.rows, alive, np.where(held, self.by_bucket, 0))
+
 
 class LiveRows:
     """The rows of one release in one shard, following the log: `apply` by one thread, the rest by any.
@@ -84,11 +95,22 @@ class LiveRows:
 
     def __init__(self, loaded: ShardRows, seq: int, own: "Own") -> None:
         """Keep rows as they were at `seq`."""
-        self.release, self.seq, self.buckets, self._own = loaded.release, seq, loaded.buckets, own
-        self.segments: tuple[Segment, ...] = (Segment(loaded),)
-        self._lock = threading.Lock()  # of who replaces the segments; who reads them takes none
+        self.release, self.seq, self._own = loaded.release, seq, own
+        self._now: tuple[tuple[Segment, ...], int] = ((Segment(loaded),), loaded.buckets)
+        self._lock = threading.Lock()  # of who replaces them; who reads them takes none
         self._joining = 0  # segments that a rewrite joins, the first ones
         self._since: set[str] = set()  # items that changed since it began
+        self._kept = ALL_BUCKETS  # but for those that were dropped since
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The rows there are."""
+        return self._now[0]
+
+    @property
+    def buckets(self) -> int:
+        """The buckets whose items these are, as a mask."""
+        return self._now[1]
 
     @property
     def count(self) -> int:
@@ -98,16 +120,17 @@ class LiveRows:
     @property
     def held(self) -> BucketRows:
         """The buckets, and how many items are in each."""
-        counts = sum((segment.by_bucket for segment in self.segments), np.zeros(BUCKETS, np.int64))
-        return BucketRows(self.release, self.buckets, counts)
+        segments, buckets = self._now
+        counts = sum((segment.by_bucket for segment in segments), np.zeros(BUCKETS, np.int64))
+        return BucketRows(self.release, buckets, counts)
 
     def search(self, queries: Sequence[ShardQuery]) -> list[Hits | SemrecError]:
         """Return each query's hits or error, in its place."""
-        segments = self.segments
+        segments, buckets = self._now
         found = [segment.rows.search(queries, segment.alive) for segment in segments]
-        if len(segments) == 1 and segments[0].alive is None:
+        if len(segments) == 1 and segments[0].alive is None and segments[0].rows.buckets == buckets:
             return found[0]
-        return [_together(answers, query, self.buckets) for query, *answers in zip(queries, *found, strict=True)]
+        return [_together(answers, query, buckets) for query, *answers in zip(queries, *found, strict=True)]
 
     def fetch(self, queries: Sequence[FetchQuery]) -> list[dict[str, ItemRow]]:
         """Return for each query the wanted columns (and vectors, if wanted) of the items that this shard holds."""
@@ -124,16 +147,42 @@ class LiveRows:
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Make these the newest changes: ascending, all of them above `seq`."""
-        own = [change for change in changes if change.item_id and self.buckets >> bucket_of(change.item_id) & 1]
-        newest, deleted = latest(own), {str(change.item_id) for change in own if change.verb == "delete"}
         with self._lock:
+            own = [change for change in changes if change.item_id and self.buckets >> bucket_of(change.item_id) & 1]
+            newest, deleted = latest(own), {str(change.item_id) for change in own if change.verb == "delete"}
             if newest:
-                self.segments = self._changed(newest, deleted)  # one assignment: a reader sees all of it or nothing
+                changed = self._changed(newest, deleted)
+                self._now = changed, self.buckets  # one assignment: a reader sees all of it or nothing
                 self._since |= {str(change.item_id) for change in newest}
-                if not self._joining and _is_worn(self.segments):
-                    self._joining, self._since = len(self.segments), set()
-                    threading.Thread(target=self._rewrite, args=(self.segments,), daemon=True).start()
+                self._rewrite_if_worn()
             self.seq = max([self.seq, *(change.seq for change in changes)])
+
+    def take_in(self, more: "LiveRows") -> None:
+        """Have the rows of further buckets too, from the next search on; they have to be as of the same `seq`."""
+        with self._lock:
+            (segments, buckets), (further, others) = self._now, more._now
+            if more.seq != self.seq or buckets & others:
+                raise ValueError(f"rows as of {more.seq} do not go with those of {self.seq}, nor a bucket into itself")
+            place = max(1, self._joining)  # large ones stand in front of small ones: those join each other
+            together = (*segments[:place], *further, *segments[place:])
+            if not self._joining:
+                together = tuple(segment for segment in together if segment.count) or segments[:1]
+            self._now = together, buckets | others
+            self._rewrite_if_worn()
+
+    def drop(self, buckets: int) -> None:
+        """Have no rows of these buckets (a mask) any more, from the next search on."""
+        with self._lock:
+            left = self.buckets & ~buckets
+            self._now = tuple(segment.within(left) for segment in self.segments), left
+            self._kept &= ~buckets
+            self._rewrite_if_worn()
+
+    def _rewrite_if_worn(self) -> None:
+        segments, buckets = self._now
+        if not self._joining and _is_worn(segments):
+            self._joining, self._since, self._kept = len(segments), set(), ALL_BUCKETS
+            threading.Thread(target=self._rewrite, args=(segments, buckets), daemon=True).start()
 
     def _changed(self, newest: Sequence[Change], deleted: set[str]) -> tuple[Segment, ...]:
         left = [segment.without(deleted) for segment in self.segments]
@@ -143,18 +192,19 @@ class LiveRows:
         segments += [Segment(fresh)] if fresh else []
         fixed = max(1, self._joining)
         while len(segments) > fixed + 1 and segments[-2].size <= JOINED * segments[-1].size:
-            segments[-2:] = [Segment(self._own.joined(segments[-2:]))]
+            segments[-2:] = [Segment(self._own.joined(segments[-2:], self.buckets))]
         return tuple(segments)
 
-    def _rewrite(self, segments: Sequence[Segment]) -> None:
+    def _rewrite(self, segments: Sequence[Segment], buckets: int) -> None:
         try:
-            whole = Segment(self._own.joined(segments))
+            whole = Segment(self._own.joined(segments, buckets))
         except (SemrecError, RuntimeError, ValueError, MemoryError):  # what is there goes on, and grows
             logger.exception("the rows of release %s could not be joined", self.release)
             self._joining = 0
             return
         with self._lock:
-            self.segments = (whole.without(self._since), *self.segments[len(segments) :])
+            left = whole.without(self._since).within(self._kept)
+            self._now = (left, *self.segments[len(segments) :]), self.buckets
             self._joining = 0
         logger.info("joined %d segments of release %s into %d rows", len(segments), self.release, whole.size)
 
@@ -165,11 +215,10 @@ class Own:
 
     release: str
     space: str
-    buckets: int  # a mask
     schema: pa.Schema  # of the items' columns
     dims: int
     signals: Callable[[pa.Table], dict[str, Vector]]  # what ranks by the columns alone
-    searcher: Callable[[Sequence[str], Vector], Searcher]  # ids and vectors (N, D), ready to be searched
+    searcher: Callable[[Vector], Searcher]  # vectors (N, D), ready to be searched
 
     def fresh(self, puts: Sequence[Change], segments: Sequence[Segment]) -> ShardRows | None:
         """Return the rows of puts, one of each item; None where none has a vector.
@@ -193,10 +242,10 @@ class Own:
             for name in FALLBACKS
         }
         vectors = np.stack([vector for _, vector, _ in found])
-        return self._rows(table, vectors, counted | own)
+        return self._rows(table, vectors, counted | own, 0)
 
-    def joined(self, segments: Sequence[Segment]) -> ShardRows:
-        """Return the living rows of segments as one."""
+    def joined(self, segments: Sequence[Segment], buckets: int) -> ShardRows:
+        """Return the living rows of segments as one; they are all that is in these buckets where it stands alone."""
         living = [
             np.arange(segment.size) if segment.alive is None else np.flatnonzero(segment.alive) for segment in segments
         ]
@@ -208,33 +257,30 @@ class Own:
             name: np.concatenate([part.signals[name][rows] for part, rows in zip(parts, living, strict=True)])[order]
             for name in parts[0].signals
         }
-        return self._rows(table.take(order).combine_chunks(), vectors, signals)
+        return self._rows(table.take(order).combine_chunks(), vectors, signals, buckets)
 
-    def _rows(self, table: pa.Table, vectors: Vector, signals: Mapping[str, Vector]) -> ShardRows:
-        searcher = self.searcher(table["item_id"].to_pylist(), vectors)
-        return ShardRows(self.release, table, searcher, signals, self.buckets)
+    def _rows(self, table: pa.Table, vectors: Vector, signals: Mapping[str, Vector], buckets: int) -> ShardRows:
+        return ShardRows(self.release, table, self.searcher(vectors), signals, buckets)
 
 
 def load_live(
     store: Store,
     release: Release,
-    buckets: Sequence[int],
+    buckets: int,
     device: str,
     ranking: RankingConfig | None = None,
     indexed: Indexed | None = None,
 ) -> LiveRows:
     """Return the rows of these buckets as a release's tables have them, ready to follow the log from its seq."""
     ranking = ranking or RankingConfig()
-    loaded = load_shard(store, release, buckets, device, ranking, indexed)
+    loaded = load_shard(store, release, buckets_in(buckets).tolist(), device, ranking, indexed)
 
-    def searcher(item_ids: Sequence[str], vectors: Vector) -> Searcher:
-        large = indexed and len(vectors) > FEW_ROWS
-        return indexed.rows(release, item_ids, vectors) if indexed and large else open_rows(vectors, device)
+    def searcher(vectors: Vector) -> Searcher:
+        return indexed.built(vectors) if indexed and len(vectors) > FEW_ROWS else open_rows(vectors, device)
 
     own = Own(
         release=release.name,
         space=release.space,
-        buckets=loaded.buckets,
         schema=loaded.table.schema,
         dims=release.dims,
         signals=lambda columns: item_signals(columns, ranking, release.created),

@@ -63,7 +63,7 @@ def unpack_hits(message: Message) -> list[Hits | Exception]:
 
 def pack_fetches(queries: Sequence[FetchQuery]) -> Message:
     """Return the message of a batch of what is to be fetched."""
-    return tuple((query.release, query.item_ids, query.fields, query.vectors) for query in queries)
+    return tuple((query.release, query.item_ids, query.fields, query.vectors, query.owner) for query in queries)
 
 
 def unpack_fetches(message: Message) -> list[FetchQuery]:

@@ -55,8 +55,12 @@ class Searcher(Protocol):
 class Indexed(Protocol):
     """How a shard searches its rows, where it keeps an index of them."""
 
-    def rows(self, release: Release, item_ids: Sequence[str], vectors: Vector) -> Searcher:
-        """Return the rows (N, D) of a release, ready to be searched."""
+    def rows(self, release: Release, buckets: int, item_ids: Sequence[str], vectors: Vector) -> Searcher:
+        """Return the rows (N, D) of some buckets (a mask) as a release has them, ready to be searched."""
+        ...
+
+    def built(self, vectors: Vector) -> Searcher:
+        """Return any rows (N, D), ready to be searched."""
         ...
 
 
@@ -217,9 +221,9 @@ def load_shard(
     columns, vectors = read_rows(store, release, buckets)
     own = item_signals(columns, ranking or RankingConfig(), release.created)
     signals = _counted(store, release, columns["item_id"]) | own
-    item_ids = columns["item_id"].to_pylist()
-    searcher = indexed.rows(release, item_ids, vectors) if indexed else open_rows(vectors, device)
-    rows = ShardRows(release.name, columns, searcher, signals, mask_of(buckets))
+    item_ids, mask = columns["item_id"].to_pylist(), mask_of(buckets)
+    searcher = indexed.rows(release, mask, item_ids, vectors) if indexed else open_rows(vectors, device)
+    rows = ShardRows(release.name, columns, searcher, signals, mask)
     logger.info("loaded %d x %d rows of release %s on %s", *vectors.shape, release.name, device)
     return rows
 

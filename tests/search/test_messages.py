@@ -55,7 +55,7 @@ HITS = [
         details=Details({"quality": np.full(1, np.nan, np.float32)}, (np.array([True]),), {"year": [None]}),
     ),
 ]
-FETCHES = [FetchQuery("r", ("a", "b"), ("title",), vectors=True), FetchQuery("r", ())]
+FETCHES = [FetchQuery("r", ("a", "b"), ("title",), vectors=True), FetchQuery("r", (), owner=False)]
 ROWS = [
     {"a": ItemRow({"title": "A"}, np.ones(4, np.float32), 0.5), "b": ItemRow({"title": None}, None)},
     OSError("cut off"),
