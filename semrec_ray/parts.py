@@ -18,7 +18,7 @@ from semrec_ray.config import AppConfig
 from semrec_ray.encode import Encoder, open_encoder
 from semrec_ray.errors import InvalidRequest, NotHeld, SemrecError
 from semrec_ray.search.batcher import Batcher
-from semrec_ray.search.fanout import ShardPort
+from semrec_ray.search.shards import ShardPort
 from semrec_ray.state.profiles import Profiles, histories
 from semrec_ray.store.buckets import bucket_of
 from semrec_ray.store.events import EVENTS_TABLE, read_events

@@ -12,6 +12,7 @@ from cachetools import LRUCache
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, SemrecError, StoreError, Unavailable
 from semrec_ray.search.coverage import Coverage
+from semrec_ray.search.shards import Known, Shards
 from semrec_ray.store.changes import Change
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.items import INTERNAL, ITEMS_TABLE
@@ -130,9 +131,10 @@ def _whole_items(store: Store, release: Release) -> pa.Schema:
 class Serving:
     """Chooses the release that queries are answered from: the newest that every answering part holds."""
 
-    def __init__(self, views: Follower[View], shards: Sequence[Part], others: Sequence[Part]) -> None:
-        self.views, self._shards, self._others = views, shards, others
+    def __init__(self, views: Follower[View], shards: Shards, others: Sequence[Part]) -> None:
+        self.views, self.shards, self._others = views, shards, others
         self.rows = Coverage()
+        self._owning = 0  # of the shards, the first ones
         self.release: str | None = None
         self.shard_status: tuple[PartStatus, ...] = ()
         self.part_status: tuple[PartStatus, ...] = ()
@@ -140,16 +142,19 @@ class Serving:
     async def refresh(self) -> None:
         """Look at the channel and at every part, then choose; a part that does not answer does not hold it up."""
         self.views.note_served(self.release)
+        await asyncio.to_thread(self.shards.refresh)
         await asyncio.to_thread(self.views.refresh)
-        statuses = await asyncio.gather(*(_status(part, self.release) for part in (*self._shards, *self._others)))
-        self.shard_status = tuple(statuses[: len(self._shards)])
-        self.part_status = tuple(statuses[len(self._shards) :])
+        known = self._known()
+        statuses = await asyncio.gather(*(_status(part, self.release) for part in (*known.ports, *self._others)))
+        self.shard_status = tuple(statuses[: len(known.ports)])
+        self.part_status = tuple(statuses[len(known.ports) :])
+        self._owning = len(known.owning)
         for release in self.views.releases:
             holding = [status.seq for status in self.shard_status if release.name in status.releases]
             self.views.get(release.name).settle(min(holding, default=0))
         self.rows.learn(self.shard_status)
-        answering = [status for status in statuses if status.device]
-        searching = any(status.device for status in self.shard_status)
+        answering = [status for status in self._asked() if status.device]
+        searching = any(status.device for status in self.shard_status[: self._owning])
         for release in self.views.releases:
             if searching and all(release.name in status.releases for status in answering):
                 if release.name != self.release:
@@ -165,7 +170,7 @@ class Serving:
             raise InvalidRequest(
                 f"min_seq is {seq}, and the last write is {self.views.seq}: give what a write answered"
             )
-        waiting = [part.reach(seq) for part in (*self._shards, *self._others)]
+        waiting = [part.reach(seq) for part in (*self._known().owning, *self._others)]
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.gather(*waiting, return_exceptions=True)  # what is out is missing, as in any query
@@ -190,17 +195,28 @@ class Serving:
         if not self.views.releases:
             return "starting"
         wanted = self.views.releases[0].name
-        for part in (*self.shard_status, *self.part_status):
+        for part in self._asked():
             if wanted not in part.releases:
                 return f"{part.name} does not hold release {wanted}: {part.error or 'loading'}"
         return "" if self.release == wanted else "starting"
+
+    def _known(self) -> Known:
+        if self.shards.known is None:
+            raise Unavailable("no shard is known yet: try again in a moment")
+        return self.shards.known
+
+    def _asked(self) -> tuple[PartStatus, ...]:
+        """Return the parts that queries need: shards that come with the move that is on are none of them yet."""
+        return (*self.shard_status[: self._owning], *self.part_status)
 
     def coverage(self) -> float:
         """Return the share of the served release's rows that are in buckets of the answering shards."""
         if self.release is None:
             return 0.0
         answering = 0
-        for held in (held for part in self.shard_status for held in part.held if held.release == self.release):
+        for held in (
+            held for part in self.shard_status[: self._owning] for held in part.held if held.release == self.release
+        ):
             answering |= held.buckets
         return self.rows.share(self.release, answering, self.view().release.items)
 

@@ -12,16 +12,21 @@ from semrec_ray.api.http import create_app
 from semrec_ray.config import AppConfig
 from semrec_ray.serve.encoder import EncoderReplica
 from semrec_ray.serve.profiles import ProfilesReplica
-from semrec_ray.serve.router import Router, this_router
+from semrec_ray.serve.router import SHARD, Router, this_router
 from semrec_ray.serve.shard import ShardReplica
 from semrec_ray.serve.writer import WriterReplica
+from semrec_ray.store.shard_map import read_map
+from semrec_ray.store.tables import Store
 
 ROUTER_CALLS = 512  # requests a router works on at once; beyond, up to twice as many wait, then 429
 PART_CALLS = 64  # messages; the batchers of the routers keep it far below
 
 
 def build(args: AppConfig) -> serve.Application:
-    """Return the application: router, writer, encoder, profiles, shard-0 … shard-(N-1); inline: router and writer."""
+    """Return the application: router, writer, encoder, profiles, shard-0 … shard-(N-1); inline: router and writer.
+
+    The shards are those of the map in the store, where there is one (`semrec reshard`), else as many as configured.
+    """
     config = args.resolved()
 
     def http() -> FastAPI:
@@ -39,14 +44,19 @@ def build(args: AppConfig) -> serve.Application:
     )
     if config.topology == "inline":
         return router.bind(config, [], None, None, _part(WriterReplica, "writer", config).bind(config, {}))
-    shards = [
-        _part(ShardReplica, f"shard-{i}", config, gpus=config.num_gpus).bind(config, i) for i in range(config.shards)
-    ]
+    names = read_map(Store(config.store), config.shards).shards
+    shards = [_part(ShardReplica, name, config, gpus=config.num_gpus).bind(config, i) for i, name in enumerate(names)]
     profiles = _part(ProfilesReplica, "profiles", config).bind(config)
     encoder = _part(EncoderReplica, "encoder", config).bind(config)
-    followers = {f"shard-{i}": shard for i, shard in enumerate(shards)} | {"profiles": profiles}
+    followers = dict(zip(names, shards, strict=True)) | {"profiles": profiles}
     writer = _part(WriterReplica, "writer", config).bind(config, followers)
     return router.bind(config, shards, profiles, encoder, writer)
+
+
+def build_shard(config: AppConfig, place: int) -> serve.Application:
+    """Return one further shard of an application of these settings, as an application by itself."""
+    application: serve.Application = _part(ShardReplica, SHARD, config, gpus=config.num_gpus).bind(config, place)
+    return application
 
 
 def _part(replica: type, name: str, config: AppConfig, gpus: float = 0) -> Any:  # noqa: ANN401 (a Deployment)

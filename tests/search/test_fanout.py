@@ -7,6 +7,7 @@ import pytest
 from semrec_ray.config import BatchConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from semrec_ray.search.fanout import Fanout
+from semrec_ray.search.shards import Shards
 from semrec_ray.store.buckets import ALL_BUCKETS, bucket_of, buckets_owned, mask_of, owners
 from semrec_ray.types import FetchQuery, Hits, ItemRow, PartStatus, ShardQuery
 
@@ -48,7 +49,9 @@ def hits(*item_ids: str, buckets: int = ALL_BUCKETS) -> Hits:
 def search(*shards: Shard, timeout_s: float = 5.0):
     async def scenario():
         deadline = asyncio.get_running_loop().time() + timeout_s
-        return await Fanout(shards, BatchConfig()).search(QUERY, total_rows=10 * len(shards), deadline=deadline)
+        return await Fanout(Shards.fixed(shards), BatchConfig()).search(
+            QUERY, total_rows=10 * len(shards), deadline=deadline
+        )
 
     return asyncio.run(scenario())
 
@@ -89,7 +92,7 @@ def test_items_are_fetched_from_their_owners_only():
 
     async def scenario():
         deadline = asyncio.get_running_loop().time() + 5
-        return await Fanout(shards, BatchConfig()).fetch("r", ids, deadline=deadline)
+        return await Fanout(Shards.fixed(shards), BatchConfig()).fetch("r", ids, deadline=deadline)
 
     rows, missing = asyncio.run(scenario())
     assert rows.keys() == set(ids) - {"absent"}
@@ -109,7 +112,7 @@ def test_each_shard_gets_the_exclusions_that_are_its_own():
     ids = tuple(f"item {i}" for i in range(50))
 
     async def scenario():
-        fanout = Fanout([Watched(f"shard-{i}", hits()) for i in range(3)], BatchConfig())
+        fanout = Fanout(Shards.fixed([Watched(f"shard-{i}", hits()) for i in range(3)]), BatchConfig())
         deadline = asyncio.get_running_loop().time() + 5
         await fanout.search(ShardQuery("r", None, 3, None, ids), total_rows=30, deadline=deadline)
 
@@ -133,7 +136,7 @@ def test_what_travels_together_stays_below_what_a_message_carries():
     exclude = tuple(f"a rather long item id {i}" for i in range(20_000))
 
     async def scenario():
-        fanout = Fanout([Watched("shard-0", hits())], BatchConfig())
+        fanout = Fanout(Shards.fixed([Watched("shard-0", hits())]), BatchConfig())
         deadline = asyncio.get_running_loop().time() + 30
         query = ShardQuery("r", np.ones(384, np.float32), 3, None, exclude)
         await asyncio.gather(*(fanout.search(query, total_rows=10, deadline=deadline) for _ in range(20)))
@@ -150,7 +153,7 @@ def test_fetching_from_a_shard_that_hangs_names_it_and_gives_the_rest():
 
     async def scenario():
         deadline = asyncio.get_running_loop().time() + 0.1
-        return await Fanout(shards, BatchConfig()).fetch("r", ids, deadline=deadline)
+        return await Fanout(Shards.fixed(shards), BatchConfig()).fetch("r", ids, deadline=deadline)
 
     rows, missing = asyncio.run(scenario())
     assert missing == ("shard-1",)

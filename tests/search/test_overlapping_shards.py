@@ -14,6 +14,7 @@ from semrec_ray.search.coverage import Coverage
 from semrec_ray.search.fanout import Fanout
 from semrec_ray.search.pruned import PrunedRows
 from semrec_ray.search.shard import ShardRows
+from semrec_ray.search.shards import Shards
 from semrec_ray.store.buckets import BUCKETS, bucket_of, buckets_in, mask_of
 from semrec_ray.types import BucketRows, Found, Hits, PartStatus, ShardQuery
 
@@ -49,7 +50,7 @@ def search(shards: Sequence[Shard], query: ShardQuery) -> Found:
     async def scenario():
         coverage = Coverage()
         coverage.learn([await shard.status() for shard in shards])
-        fanout = Fanout(shards, BatchConfig(), coverage)
+        fanout = Fanout(Shards.fixed(shards), BatchConfig(), coverage)
         return await fanout.search(query, total_rows=60, deadline=asyncio.get_running_loop().time() + 5)
 
     return asyncio.run(scenario())
