@@ -97,8 +97,10 @@ class LocalShard(ShardPort):
     costs a tenth of the requests per second. Longer ones run in a thread.
     """
 
-    def __init__(self, name: str, held: Follower["LiveRows"], device: str) -> None:
-        self.name, self.held, self._device = name, held, device
+    def __init__(
+        self, name: str, held: Follower["LiveRows"], device: str, map_seen: Callable[[], int] = lambda: 0
+    ) -> None:
+        self.name, self.held, self._device, self._map_seen = name, held, device, map_seen
         self._query_s = float("inf")  # of the last search; more at once take less each
         self._gathered: Batcher[list[ShardQuery], list[Hits | Exception]] = Batcher(
             self._search_together,
@@ -130,9 +132,10 @@ class LocalShard(ShardPort):
     async def status(self, serving: str | None = None) -> PartStatus:
         """Return what the shard holds; the release that the caller answers from stays held."""
         self.held.note_served(serving)
+        seen = self._map_seen()  # first: what is held then is not dropped by an older map any more
         held = tuple(live.held for live in self.held.loaded)
         rows = int(held[0].rows.sum()) if held else 0
-        return replace(_status(self.name, self.held, rows, self._device), held=held)
+        return replace(_status(self.name, self.held, rows, self._device), held=held, map=seen)
 
     async def reach(self, seq: int) -> None:
         """Wait until the shard has a live write."""
@@ -281,7 +284,7 @@ def open_shard(config: AppConfig, shard: int, *, shards: int | None) -> LocalSha
         replace=config.swap == "replace",
         fit=fit,
     )
-    return LocalShard(name, held, device)
+    return LocalShard(name, held, device, lambda: own.seen)
 
 
 def open_local_parts(

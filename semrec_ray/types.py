@@ -293,6 +293,7 @@ class PartStatus:
     error: str | None = None  # why the newest release is not loaded, or the log not followed
     seq: int = 0  # the last live write that it has
     held: tuple[BucketRows, ...] = ()  # by a shard, of each loaded release
+    map: int = 0  # of a shard: the number of the newest map that it goes by
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ LAYERS = [
     {"learn", "state"},
     {"search", "rank"},
     {"plan", "write"},
-    {"parts", "serving", "examples", "ranker"},
+    {"parts", "serving", "examples", "ranker", "moving"},
     {"recommender", "pipeline", "publishing", "indexing", "training", "api"},
     {"cluster", "evaluate", "bulk", "asking"},
     {"gates", "comparison"},

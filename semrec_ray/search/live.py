@@ -250,7 +250,9 @@ class Own:
             np.arange(segment.size) if segment.alive is None else np.flatnonzero(segment.alive) for segment in segments
         ]
         parts = [segment.rows for segment in segments]
-        table = pa.concat_tables(part.table.take(rows) for part, rows in zip(parts, living, strict=True))
+        table = pa.concat_tables(
+            part.table.take(rows).cast(self.schema) for part, rows in zip(parts, living, strict=True)
+        )
         order = pa.compute.sort_indices(table["item_id"]).to_numpy()  # by UTF-8 bytes
         vectors = np.concatenate([part.vectors(rows) for part, rows in zip(parts, living, strict=True)])[order]
         signals = {

@@ -135,6 +135,7 @@ class OwnBuckets:
     ) -> None:
         """`grace_s` has to be longer than any router goes on with an old map."""
         self._read, self._name, self._grace_s, self._clock = read, name, grace_s, clock
+        self.seen = 0  # the number of the map that was looked at last
         self._wanted = self._leaving = 0
         self._until = 0.0  # when what is leaving goes
 
@@ -147,7 +148,7 @@ class OwnBuckets:
             self._leaving, self._until = leaving, self._clock() + self._grace_s
         if self._clock() >= self._until:
             self._leaving = leaving = 0
-        self._wanted = own | leaving
+        self._wanted, self.seen = own | leaving, shard_map.number
         return self._wanted
 
 
