@@ -282,8 +282,8 @@ def open_shard(config: AppConfig, shard: int, *, shards: int | None) -> LocalSha
         release=config.release,
         log=config.live_writes,
         replace=config.swap == "replace",
-        fit=fit,
     )
+    held.fit = fit
     return LocalShard(name, held, device, lambda: own.seen)
 
 

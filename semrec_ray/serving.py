@@ -12,7 +12,7 @@ from cachetools import LRUCache
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, SemrecError, StoreError, Unavailable
 from semrec_ray.search.coverage import Coverage
-from semrec_ray.search.shards import Known, Shards
+from semrec_ray.search.shards import ShardPort, Shards
 from semrec_ray.store.changes import Change
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.items import INTERNAL, ITEMS_TABLE
@@ -144,11 +144,11 @@ class Serving:
         self.views.note_served(self.release)
         await asyncio.to_thread(self.shards.refresh)
         await asyncio.to_thread(self.views.refresh)
-        known = self._known()
-        statuses = await asyncio.gather(*(_status(part, self.release) for part in (*known.ports, *self._others)))
-        self.shard_status = tuple(statuses[: len(known.ports)])
-        self.part_status = tuple(statuses[len(known.ports) :])
-        self._owning = len(known.owning)
+        ports, owning = self._shards()
+        statuses = await asyncio.gather(*(_status(part, self.release) for part in (*ports, *self._others)))
+        self.shard_status = tuple(statuses[: len(ports)])
+        self.part_status = tuple(statuses[len(ports) :])
+        self._owning = len(owning)
         for release in self.views.releases:
             holding = [status.seq for status in self.shard_status if release.name in status.releases]
             self.views.get(release.name).settle(min(holding, default=0))
@@ -170,7 +170,7 @@ class Serving:
             raise InvalidRequest(
                 f"min_seq is {seq}, and the last write is {self.views.seq}: give what a write answered"
             )
-        waiting = [part.reach(seq) for part in (*self._known().owning, *self._others)]
+        waiting = [part.reach(seq) for part in (*self._shards()[1], *self._others)]
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.gather(*waiting, return_exceptions=True)  # what is out is missing, as in any query
@@ -192,6 +192,8 @@ class Serving:
         """Return why not every part holds the channel's release; empty when all do."""
         if self.views.error:
             return self.views.error
+        if self.shards.known is None:
+            return f"the map of the shards cannot be read: {self.shards.error}"
         if not self.views.releases:
             return "starting"
         wanted = self.views.releases[0].name
@@ -200,10 +202,10 @@ class Serving:
                 return f"{part.name} does not hold release {wanted}: {part.error or 'loading'}"
         return "" if self.release == wanted else "starting"
 
-    def _known(self) -> Known:
-        if self.shards.known is None:
-            raise Unavailable("no shard is known yet: try again in a moment")
-        return self.shards.known
+    def _shards(self) -> tuple[tuple[ShardPort, ...], tuple[ShardPort, ...]]:
+        """Return all shards there are, and those that own buckets."""
+        known = self.shards.known
+        return (known.ports, known.owning) if known else ((), ())
 
     def _asked(self) -> tuple[PartStatus, ...]:
         """Return the parts that queries need: shards that come with the move that is on are none of them yet."""

@@ -1,6 +1,7 @@
 """Shards become more and fewer while they are asked: all of the catalog, to the bit, whatever interrupts it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,6 +14,7 @@ from semrec_ray.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from semrec_ray.moving import Mover, MoveReport
 from semrec_ray.parts import LocalShard, open_profiles, open_shard, open_text_encoders
 from semrec_ray.recommender import Recommender, compose
+from semrec_ray.search import live
 from semrec_ray.search.shards import Shards
 from semrec_ray.store.buckets import ALL_BUCKETS
 from semrec_ray.store.changes import Change, Placed, append, open_log
@@ -166,11 +168,17 @@ async def settled(fleet: LocalFleet, shards: int) -> None:
 
 def test_two_shards_become_three_and_two_again_and_no_answer_shows_it(quick, monkeypatch):
     told: list[str] = []
+    load = live.load_live
+
+    def slowly(store, release, buckets: int, *given: object) -> live.LiveRows:
+        time.sleep(2.5 * quick.move_grace_s if buckets else 0.0)  # not before all others have let go
+        return load(store, release, buckets, *given)
 
     async def scenario() -> tuple[list[MoveReport], int]:
         async with serving(quick, monkeypatch) as (fleet, router):
             stopping = asyncio.Event()
             asking = asyncio.create_task(asked_throughout(quick, router, stopping))
+            monkeypatch.setattr(live, "load_live", slowly)  # of the third shard
             reports = []
             for shards in (3, 2):
                 reports.append(await Mover(quick, fleet, told.append).move(shards))

@@ -10,19 +10,19 @@ rows of those that go are dead.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from semrec_ray.config import RankingConfig
 from semrec_ray.errors import SemrecError
 from semrec_ray.search.merge import merge
+from semrec_ray.search.segments import Segment, living
 from semrec_ray.search.shard import FALLBACKS, FEW_ROWS, Indexed, Searcher, ShardRows, load_shard, open_rows
 from semrec_ray.search.signals import item_signals
-from semrec_ray.store.buckets import ALL_BUCKETS, BUCKETS, bucket_of, buckets_in, count_buckets
+from semrec_ray.store.buckets import ALL_BUCKETS, BUCKETS, bucket_of, buckets_in
 from semrec_ray.store.changes import Change, latest
 from semrec_ray.store.items import rows_of_json
 from semrec_ray.store.tables import Store
@@ -30,60 +30,8 @@ from semrec_ray.types import BucketRows, FetchQuery, Hits, ItemRow, Release, Sha
 
 logger = logging.getLogger(__name__)
 
-Alive = npt.NDArray[np.bool_]
-Counts = npt.NDArray[np.int64]
-
 JOINED = 2  # a segment joins the one before it where that has at most so many times its rows
 REWRITTEN = 4096, 8  # rows beside the first segment, or dead in it: at least so many, and one in so many of it
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Rows that never change, and which of them are still of the catalog."""
-
-    rows: ShardRows
-    alive: Alive | None = None  # (N,); None: all
-    counts: Counts | None = None  # (1024,) living rows of each bucket; None: all of `rows`
-
-    @property
-    def size(self) -> int:
-        """How many rows there are, alive or not."""
-        return len(self.rows.item_ids)
-
-    @property
-    def count(self) -> int:
-        """How many rows are alive."""
-        return self.size if self.alive is None else int(np.count_nonzero(self.alive))
-
-    @property
-    def by_bucket(self) -> Counts:
-        """How many living rows each bucket has, (1024,)."""
-        return self.rows.counts if self.counts is None else self.counts
-
-    def row(self, item_id: str) -> int | None:
-        """Return the living row of an item."""
-        row = self.rows.row_of.get(item_id)
-        return row if row is not None and (self.alive is None or self.alive[row]) else None
-
-    def without(self, item_ids: Iterable[str]) -> "Segment":
-        """Return the segment with these items dead."""
-        dead = [row for item_id in item_ids if (row := self.row(item_id)) is not None]
-        if not dead:
-            return self
-        alive = np.ones(self.size, np.bool_) if self.alive is None else self.alive.copy()
-        alive[dead] = False
-        alive.flags.writeable = False
-        return Segment(self.rows, alive, self.by_bucket - count_buckets(self.rows.buckets_of[dead]))
-
-    def within(self, buckets: int) -> "Segment":
-        """Return the segment with what is in other buckets dead."""
-        held = np.zeros(BUCKETS, np.bool_)
-        held[buckets_in(buckets)] = True
-        if not self.by_bucket[~held].any():
-            return self
-        alive = held[self.rows.buckets_of] if self.alive is None else held[self.rows.buckets_of] & self.alive
-        alive.flags.writeable = False
-        return Segment(self.rows, alive, np.where(held, self.by_bucket, 0))
 
 
 class LiveRows:
@@ -227,7 +175,7 @@ class Own:
         """
         found: list[tuple[Change, Vector, dict[str, float]]] = []
         for put in sorted(puts, key=lambda put: str(put.item_id).encode()):
-            before = _living(segments, str(put.item_id))
+            before = living(segments, str(put.item_id))
             placed = put.vectors.get(self.space)
             vector = placed.vector if placed else before[0].rows.vectors([before[1]])[0] if before else None
             if vector is not None and len(vector) == self.dims:
@@ -298,13 +246,6 @@ def _together(answers: Sequence[Hits | SemrecError], query: ShardQuery, buckets:
         return next(answer for answer in answers if isinstance(answer, SemrecError))
     found = merge(hits, query.k, coverage=1.0)
     return Hits(query.release, buckets, found.item_ids, found.scores, found.exact, found.details)
-
-
-def _living(segments: Sequence[Segment], item_id: str) -> tuple[Segment, int] | None:
-    for segment in reversed(segments):
-        if (row := segment.row(item_id)) is not None:
-            return segment, row
-    return None
 
 
 def _counts(before: tuple[Segment, int] | None) -> dict[str, float]:

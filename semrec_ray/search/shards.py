@@ -80,8 +80,8 @@ class Shards:
         """`read` and `open_port` may block; the latter raises Unavailable where there is no such shard."""
         self._read, self._open_port = read, open_port
         self._ports: dict[str, ShardPort] = {}
-        self._error: str | None = None
-        self.known: Known | None = None
+        self.error: str | None = None  # why the map cannot be read
+        self.known: Known | None = None  # None before it was ever read
 
     @classmethod
     def fixed(cls, ports: Sequence[ShardPort]) -> "Shards":
@@ -96,13 +96,11 @@ class Shards:
         try:
             shard_map = self._read()
         except (SemrecError, OSError, ValueError) as error:
-            if self.known is None:
-                raise
-            if str(error) != self._error:
+            if str(error) != self.error:
                 logger.warning("the map of the shards cannot be read: %s", error)
-            self._error = str(error)
+            self.error = str(error)
             return
-        self._error = None
+        self.error = None
         known = Known(shard_map, tuple(map(self._port, shard_map.shards)))
         if known != self.known:
             logger.info("map %d: %d shards own the catalog", shard_map.number, shard_map.size)

@@ -53,9 +53,11 @@ def build(args: AppConfig) -> serve.Application:
     return router.bind(config, shards, profiles, encoder, writer)
 
 
-def build_shard(config: AppConfig, place: int) -> serve.Application:
+def build_shard(config: AppConfig, place: int, runtime_env: dict[str, Any]) -> serve.Application:
     """Return one further shard of an application of these settings, as an application by itself."""
-    application: serve.Application = _part(ShardReplica, SHARD, config, gpus=config.num_gpus).bind(config, place)
+    part = _part(ShardReplica, SHARD, config, gpus=config.num_gpus)
+    options = _resources(config, config.num_gpus) | {"runtime_env": runtime_env}
+    application: serve.Application = part.options(ray_actor_options=options).bind(config, place)
     return application
 
 
@@ -68,5 +70,5 @@ def _part(replica: type, name: str, config: AppConfig, gpus: float = 0) -> Any: 
     )
 
 
-def _resources(config: AppConfig, gpus: float) -> dict[str, float]:
+def _resources(config: AppConfig, gpus: float) -> dict[str, Any]:
     return {"num_cpus": config.num_cpus, "num_gpus": gpus}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import ray
 from ray import serve
 
 from semrec_ray.config import AppConfig
@@ -88,9 +89,9 @@ class Router(Following):
         await self.service.serving.refresh()
         self._in_background(self._look_around(config.poll_s))
 
-    def settings(self) -> AppConfig:
-        """Return what the application was made with: who starts further shards of it needs the same."""
-        return self.service.config
+    def settings(self) -> tuple[AppConfig, dict[str, Any]]:
+        """Return what the application was made with and where its code is: further shards of it need the same."""
+        return self.service.config, dict(ray.get_runtime_context().runtime_env)
 
     async def _look_around(self, poll_s: float) -> None:
         serving = self.service.serving

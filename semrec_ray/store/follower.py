@@ -69,13 +69,12 @@ class Follower(Generic[T]):
         keep: int = 2,
         log: bool = True,
         replace: bool = False,
-        fit: Callable[[Release, T], T | None] | None = None,
     ) -> None:
-        """`fit` is called for each release held, at every look: what it loads is taken in by what is held."""
         self.store, self.channel, self.load, self.release = store, channel, load, release
         self.replace, self.keep = replace, 1 if replace else keep
         self._failed: tuple[str, str, float] | None = None  # with `replace`: what could not be loaded, why, when
-        self.fit = fit
+        # Called for each release held, at every look: what it loads is taken in by what is held.
+        self.fit: Callable[[Release, T], T | None] | None = None
         self._served: dict[str, float] = {}  # by which release routers answered, and when at last
         self._errors: dict[str, str] = {}  # of what fails at present: the release, its buckets, the log
         self._held: OrderedDict[str, tuple[Release, T]] = OrderedDict()

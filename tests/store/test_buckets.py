@@ -2,7 +2,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semrec_ray.store.buckets import (
@@ -41,6 +41,7 @@ def test_a_change_of_the_number_of_shards_moves_the_fewest_buckets(before, after
     assert moved <= least + max(before, after)  # shards cannot own parts of buckets
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, BUCKETS - 1)))
 def test_a_mask_has_the_bits_of_its_buckets(buckets):
     mask = mask_of(buckets)
@@ -49,6 +50,7 @@ def test_a_mask_has_the_bits_of_its_buckets(buckets):
     assert (mask == ALL_BUCKETS) == (len(buckets) == BUCKETS)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=6))
 def test_any_change_of_any_balanced_map_is_balanced_and_moves_the_fewest(sizes):
     before = owners(sizes[0])

@@ -1,7 +1,7 @@
 """Which shard holds which buckets, and what a shard holds while that changes."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semrec_ray.errors import Conflict
@@ -110,6 +110,7 @@ def test_what_leaves_later_stays_as_long():
     assert world.wanted(0) == world.map.owned("shard-0")
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 8), st.sampled_from(["go on", "give up"])), max_size=5), st.integers(1, 8))
 def test_whatever_moves_every_bucket_is_with_the_owner_of_the_map_before_too(steps, first):
     world = World(first, grace_s=10.0)
