@@ -5,6 +5,7 @@ starting or stopping one restarts nothing else.
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ def reshard(shards: int, *, address: str, app: str, progress: Progress) -> MoveR
     """Take a served application to another number of shards; the errors say what is in the way."""
     try:
         _require_answer(address)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its own progress says less than ours
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
     except ConnectionError as error:
         raise Unavailable(
