@@ -186,6 +186,18 @@ def recommend(
 
 
 @app.command()
+def reshard(
+    to: Annotated[int, typer.Option(help="how many shards there should be")],
+    app_name: Annotated[str, typer.Option("--app", help="the name of the application in the Serve config")] = "semrec",
+    address: Annotated[str, typer.Option(help="of the Ray cluster, on one of whose nodes this runs")] = "auto",
+) -> None:
+    """Take a served app to another number of shards while it serves (jobs.reshard does it from anywhere)."""
+    from semrec_ray.serve.resharding import reshard  # only who asks for it pays for Ray: seconds
+
+    print_json(reshard(to, address=address, app=app_name, progress=print_progress))
+
+
+@app.command()
 def status(url: Annotated[str, typer.Option(help="the served app")] = "http://127.0.0.1:8000") -> None:
     """Show what a served app holds: release, shards, coverage; exit status 1 when it is not ready."""
     try:

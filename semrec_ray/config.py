@@ -181,6 +181,7 @@ class AppConfig(Section):
     min_coverage: float = Field(0.0, ge=0, le=1)
     poll_s: float = Field(1.0, gt=0)  # how often the channel is read
     swap: Literal["beside", "replace"] = "beside"  # replace: a shard has no memory for two releases at once
+    move_grace_s: float = Field(10.0, gt=0)  # how long a shard keeps buckets that moved away: for routers of before
     item_cache: int = Field(50_000, ge=0)  # items whose columns a router keeps per release
     example_cache: int = Field(10_000, ge=0)  # items whose vectors a router keeps per release: no hop for an example
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -198,6 +199,15 @@ class AppConfig(Section):
             raise ConfigError(
                 f"index is hnsw and num_gpus is {self.num_gpus}: a GPU searches exactly, so set index to exact, "
                 f"or num_gpus to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _routers_see_a_move_in_time(self) -> "AppConfig":
+        if self.move_grace_s < 2 * self.poll_s:
+            raise ConfigError(
+                f"move_grace_s is {self.move_grace_s} and poll_s {self.poll_s}: set move_grace_s to at least twice "
+                f"poll_s, or routers would look for buckets where they no longer are"
             )
         return self
 

@@ -69,6 +69,10 @@ class Unavailable(SemrecError):
     retry = True
 
 
+class NotHeld(Unavailable):
+    """Asked of a shard that does not hold the item's bucket: whoever asked goes by an old map."""
+
+
 class DeadlineExceeded(SemrecError):
     """Nothing came in time."""
 

@@ -10,9 +10,10 @@ from semrec_ray.errors import StoreError, Unavailable
 from semrec_ray.pace import Progress
 from semrec_ray.search.hnsw import build_graph
 from semrec_ray.search.shard import read_rows
-from semrec_ray.store.buckets import buckets_owned
+from semrec_ray.store.buckets import mask_of
 from semrec_ray.store.indexes import IndexKey, clean_indexes, index_key, read_index, rows_digest, write_index
 from semrec_ray.store.releases import read_channel, read_release
+from semrec_ray.store.shard_map import owners_of, read_map
 from semrec_ray.store.tables import Store
 
 logger = logging.getLogger(__name__)
@@ -47,10 +48,12 @@ def build_indexes(
     wanted = read_release(store, release or _pointed(store, channel))
     clean_indexes(store, wanted.space)
     built = rows = written = 0
+    owner = owners_of(read_map(store, shards), shards)
     for shard in range(shards):
-        items, vectors = read_rows(store, wanted, buckets_owned(shard, shards))
+        buckets = [bucket for bucket, of in enumerate(owner) if of == shard]
+        items, vectors = read_rows(store, wanted, buckets)
         rows += len(vectors)
-        key = index_key(wanted, shard, shards, chosen.m, chosen.ef_construction)
+        key = index_key(wanted, mask_of(buckets), shards, chosen)
         digest = rows_digest(items["item_id"].to_pylist(), vectors)
         progress(f"shard {shard} of {shards}: {len(vectors):,} x {vectors.shape[1]} rows of release {wanted.name}")
         if _is_saved(store, key, digest, progress):

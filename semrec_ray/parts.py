@@ -5,22 +5,25 @@ replicas of their own; `Recommender.open` puts them all in one process.
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from semrec_ray.config import AppConfig
 from semrec_ray.encode import Encoder, open_encoder
-from semrec_ray.errors import InvalidRequest, SemrecError
+from semrec_ray.errors import InvalidRequest, NotHeld, SemrecError
 from semrec_ray.search.batcher import Batcher
-from semrec_ray.search.fanout import ShardPort
+from semrec_ray.search.shards import ShardPort
 from semrec_ray.state.partitions import partition_name
 from semrec_ray.state.profiles import Profiles
-from semrec_ray.store.buckets import buckets_owned
+from semrec_ray.store.buckets import bucket_of
 from semrec_ray.store.follower import Follower
+from semrec_ray.store.shard_map import OwnBuckets, plain_map, read_map, shard_name
 from semrec_ray.store.tables import Store
 from semrec_ray.store.vectors import read_space
 from semrec_ray.types import (
@@ -38,6 +41,8 @@ from semrec_ray.users import load_profiles
 
 if TYPE_CHECKING:
     from semrec_ray.search.live import LiveRows
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Q = TypeVar("Q", ShardQuery, FetchQuery)
@@ -92,8 +97,10 @@ class LocalShard(ShardPort):
     costs a tenth of the requests per second. Longer ones run in a thread.
     """
 
-    def __init__(self, name: str, held: Follower["LiveRows"], device: str) -> None:
-        self.name, self.held, self._device = name, held, device
+    def __init__(
+        self, name: str, held: Follower["LiveRows"], device: str, map_seen: Callable[[], int] = lambda: 0
+    ) -> None:
+        self.name, self.held, self._device, self._map_seen = name, held, device, map_seen
         self._query_s = float("inf")  # of the last search; more at once take less each
         self._gathered: Batcher[list[ShardQuery], list[Hits | Exception]] = Batcher(
             self._search_together,
@@ -125,8 +132,10 @@ class LocalShard(ShardPort):
     async def status(self, serving: str | None = None) -> PartStatus:
         """Return what the shard holds; the release that the caller answers from stays held."""
         self.held.note_served(serving)
-        newest = _newest(self.held)
-        return _status(self.name, self.held, newest.count if newest else 0, self._device)
+        seen = self._map_seen()  # first: what is held then is not dropped by an older map any more
+        held = tuple(live.held for live in self.held.loaded)
+        rows = int(held[0].rows.sum()) if held else 0
+        return replace(_status(self.name, self.held, rows, self._device), held=held, map=seen)
 
     async def reach(self, seq: int) -> None:
         """Wait until the shard has a live write."""
@@ -136,7 +145,19 @@ class LocalShard(ShardPort):
         return self._by_release(queries, lambda rows, some: rows.search(some))
 
     def _fetch(self, queries: list[FetchQuery]) -> list[dict[str, ItemRow] | Exception]:
-        return self._by_release(queries, lambda rows, some: rows.fetch(some))
+        return self._by_release(queries, lambda rows, some: self._fetched(rows, some))
+
+    def _fetched(self, rows: "LiveRows", queries: list[FetchQuery]) -> list[dict[str, ItemRow] | Exception]:
+        """Return what was fetched; of an owner that is none any more, or not yet, an error instead of silence."""
+        before, found = rows.buckets, rows.fetch(queries)
+        held = before & rows.buckets  # all the time
+        answers: list[dict[str, ItemRow] | Exception] = []
+        for query, answer in zip(queries, found, strict=True):
+            lacking = (i for i in query.item_ids if i not in answer) if len(answer) < len(query.item_ids) else ()
+            elsewhere = [i for i in lacking if query.owner and not held >> bucket_of(i) & 1]
+            wrong = f"{self.name} does not hold the bucket of {elsewhere[0]!r}" if elsewhere else None
+            answers.append(NotHeld(wrong) if wrong else answer)
+        return answers
 
     def _by_release(
         self, queries: Sequence[Q], ask: Callable[["LiveRows", list[Q]], Sequence[T | Exception]]
@@ -235,9 +256,14 @@ class LocalEncoder(EncoderPort):
             return list(opened().encode_texts(texts))
 
 
-def open_shard(config: AppConfig, shard: int, *, shards: int) -> LocalShard:
-    """Return shard number `shard` of `shards`; it holds nothing before its first refresh."""
-    store, buckets = Store(config.store), buckets_owned(shard, shards)
+def open_shard(config: AppConfig, shard: int, *, shards: int | None) -> LocalShard:
+    """Return shard number `shard` of the map in the store, of `shards` where there is none; None: of a lone one.
+
+    It holds nothing before its first refresh, and from then on what the map says (store/shard_map.py).
+    """
+    store, name = Store(config.store), shard_name(shard)
+    read = partial(plain_map, 1) if shards is None else partial(read_map, store, shards)
+    own = OwnBuckets(read, name, config.move_grace_s)
     from semrec_ray.search.hnsw import HnswShard, load_faiss  # only shards pay for torch: 2 s and 200 MB
     from semrec_ray.search.live import load_live
     from semrec_ray.search.shard import choose_device
@@ -245,15 +271,29 @@ def open_shard(config: AppConfig, shard: int, *, shards: int) -> LocalShard:
     device, indexed = choose_device(config.num_gpus), None
     if config.index == "hnsw":
         load_faiss()  # what is not installed is better known now than at every release
-        indexed = HnswShard(store, config.hnsw, shard, shards)
+        indexed = HnswShard(store, config.hnsw, lambda: read().size)
 
-    def load(release: Release) -> "LiveRows":
-        return load_live(store, release, buckets, device, config.ranking, indexed)
+    def load(release: Release, buckets: int | None = None) -> "LiveRows":
+        wanted = own.wanted() if buckets is None else buckets
+        return load_live(store, release, wanted, device, config.ranking, indexed)
+
+    def fit(release: Release, rows: "LiveRows") -> "LiveRows | None":
+        """Drop the buckets that are no longer wanted; return the rows of those that are wanted and lacking."""
+        wanted = own.wanted()
+        if gone := rows.buckets & ~wanted:
+            rows.drop(gone)
+            logger.info("%s dropped %d buckets of release %s", name, gone.bit_count(), release.name)
+        lacking = wanted & ~rows.buckets
+        return load(release, lacking) if lacking else None
 
     held = Follower(
-        store, config.channel, load, release=config.release, log=config.live_writes, replace=config.swap == "replace"
+        *(store, config.channel, load),
+        release=config.release,
+        log=config.live_writes,
+        replace=config.swap == "replace",
     )
-    return LocalShard(f"shard-{shard}", held, device)
+    held.fit = fit
+    return LocalShard(name, held, device, lambda: own.seen)
 
 
 def open_local_parts(
@@ -261,7 +301,7 @@ def open_local_parts(
 ) -> tuple[LocalShard, LocalProfiles, LocalEncoder]:
     """Return the whole catalog as one shard, the profiles and the encoder; they hold nothing yet."""
     encoder = open_text_encoders(config, model_at_once=model_at_once)
-    return open_shard(config, 0, shards=1), open_profiles(config), encoder
+    return open_shard(config, 0, shards=None), open_profiles(config), encoder
 
 
 def open_profiles(config: AppConfig, partition: int = 0, *, partitions: int = 1) -> LocalProfiles:
@@ -295,7 +335,7 @@ def open_text_encoders(config: AppConfig, *, model_at_once: bool = True) -> Loca
 
 
 def _newest(held: Follower[T]) -> T | None:
-    return held.get(held.releases[0].name) if held.releases else None
+    return next(iter(held.loaded), None)
 
 
 def _status(name: str, held: Follower[T], rows: int, device: str) -> PartStatus:

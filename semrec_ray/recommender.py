@@ -26,8 +26,9 @@ from semrec_ray.rank.pipeline import Page
 from semrec_ray.ranker import Ranker
 from semrec_ray.rules import Rule
 from semrec_ray.search.batcher import Batcher
-from semrec_ray.search.fanout import Fanout, ShardPort
+from semrec_ray.search.fanout import Fanout
 from semrec_ray.search.filters import check_filter
+from semrec_ray.search.shards import Shards
 from semrec_ray.serving import Serving, View, open_views
 from semrec_ray.stages import Stages
 from semrec_ray.types import (
@@ -76,7 +77,7 @@ class Recommender:
         shard, profiles, encoder = open_local_parts(config, model_at_once=False)
         for part in (shard, profiles, encoder):
             await asyncio.to_thread(part.held.refresh)
-        recommender = compose(config, [shard], [profiles], encoder, open_writer(config))
+        recommender = compose(config, Shards.fixed([shard]), [profiles], encoder, open_writer(config))
         await recommender.serving.refresh()
         if recommender.serving.release is None:
             raise Unavailable(recommender.serving.not_ready())
@@ -272,7 +273,7 @@ class Recommender:
 
 def compose(
     config: AppConfig,
-    shards: Sequence[ShardPort],
+    shards: Shards,
     profiles: Sequence[ProfilesPort],
     encoder: EncoderPort,
     writer: WriterPort,
@@ -282,7 +283,7 @@ def compose(
     It serves nothing before `serving.refresh()`.
     """
     serving = Serving(open_views(config), shards, (*profiles, encoder))
-    return Recommender(config, serving, Fanout(shards, config.batch), profiles, encoder, writer)
+    return Recommender(config, serving, Fanout(shards, config.batch, serving.rows), profiles, encoder, writer)
 
 
 def _items(

@@ -11,6 +11,8 @@ from cachetools import LRUCache
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, SemrecError, StoreError, Unavailable
+from semrec_ray.search.coverage import Coverage
+from semrec_ray.search.shards import ShardPort, Shards
 from semrec_ray.store.changes import Change
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.items import INTERNAL, ITEMS_TABLE
@@ -129,8 +131,10 @@ def _whole_items(store: Store, release: Release) -> pa.Schema:
 class Serving:
     """Chooses the release that queries are answered from: the newest that every answering part holds."""
 
-    def __init__(self, views: Follower[View], shards: Sequence[Part], others: Sequence[Part]) -> None:
-        self.views, self._shards, self._others = views, shards, others
+    def __init__(self, views: Follower[View], shards: Shards, others: Sequence[Part]) -> None:
+        self.views, self.shards, self._others = views, shards, others
+        self.rows = Coverage()
+        self._owning = 0  # of the shards, the first ones
         self.release: str | None = None
         self.shard_status: tuple[PartStatus, ...] = ()
         self.part_status: tuple[PartStatus, ...] = ()
@@ -138,15 +142,19 @@ class Serving:
     async def refresh(self) -> None:
         """Look at the channel and at every part, then choose; a part that does not answer does not hold it up."""
         self.views.note_served(self.release)
+        await asyncio.to_thread(self.shards.refresh)
         await asyncio.to_thread(self.views.refresh)
-        statuses = await asyncio.gather(*(_status(part, self.release) for part in (*self._shards, *self._others)))
-        self.shard_status = tuple(statuses[: len(self._shards)])
-        self.part_status = tuple(statuses[len(self._shards) :])
+        ports, owning = self._shards()
+        statuses = await asyncio.gather(*(_status(part, self.release) for part in (*ports, *self._others)))
+        self.shard_status = tuple(statuses[: len(ports)])
+        self.part_status = tuple(statuses[len(ports) :])
+        self._owning = len(owning)
         for release in self.views.releases:
             holding = [status.seq for status in self.shard_status if release.name in status.releases]
             self.views.get(release.name).settle(min(holding, default=0))
-        answering = [status for status in statuses if status.device]
-        searching = any(status.device for status in self.shard_status)
+        self.rows.learn(self.shard_status)
+        answering = [status for status in self._asked() if status.device]
+        searching = any(status.device for status in self.shard_status[: self._owning])
         for release in self.views.releases:
             if searching and all(release.name in status.releases for status in answering):
                 if release.name != self.release:
@@ -162,7 +170,7 @@ class Serving:
             raise InvalidRequest(
                 f"min_seq is {seq}, and the last write is {self.views.seq}: give what a write answered"
             )
-        waiting = [part.reach(seq) for part in (*self._shards, *self._others)]
+        waiting = [part.reach(seq) for part in (*self._shards()[1], *self._others)]
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.gather(*waiting, return_exceptions=True)  # what is out is missing, as in any query
@@ -184,21 +192,35 @@ class Serving:
         """Return why not every part holds the channel's release; empty when all do."""
         if self.views.error:
             return self.views.error
+        if self.shards.known is None:
+            return f"the map of the shards cannot be read: {self.shards.error}"
         if not self.views.releases:
             return "starting"
         wanted = self.views.releases[0].name
-        for part in (*self.shard_status, *self.part_status):
+        for part in self._asked():
             if wanted not in part.releases:
                 return f"{part.name} does not hold release {wanted}: {part.error or 'loading'}"
         return "" if self.release == wanted else "starting"
 
+    def _shards(self) -> tuple[tuple[ShardPort, ...], tuple[ShardPort, ...]]:
+        """Return all shards there are, and those that own buckets."""
+        known = self.shards.known
+        return (known.ports, known.owning) if known else ((), ())
+
+    def _asked(self) -> tuple[PartStatus, ...]:
+        """Return the parts that queries need: shards that come with the move that is on are none of them yet."""
+        return (*self.shard_status[: self._owning], *self.part_status)
+
     def coverage(self) -> float:
-        """Return the share of the served release's rows that the answering shards hold."""
+        """Return the share of the served release's rows that are in buckets of the answering shards."""
         if self.release is None:
             return 0.0
-        total = self.view().release.items
-        held = sum(part.rows for part in self.shard_status if self.release in part.releases)
-        return min(1.0, held / total) if total else 0.0
+        answering = 0
+        for held in (
+            held for part in self.shard_status[: self._owning] for held in part.held if held.release == self.release
+        ):
+            answering |= held.buckets
+        return self.rows.share(self.release, answering, self.view().release.items)
 
 
 async def _status(part: Part, serving: str | None) -> PartStatus:

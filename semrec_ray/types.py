@@ -10,7 +10,8 @@ hits          rows and scores of one search, best first
 candidates    hits with their columns
 slate         the ordered answer
 score         higher is better, float32
-coverage      fraction of the release's rows that answered in time
+bucket        one of the 1024 parts that the catalog is cut into by item_id; shards hold whole buckets
+coverage      fraction of the release's rows that are in the buckets that answered in time
 event         one user-item interaction
 profile       what is remembered of a user
 example       an item, user, text, image or vector given in a query, with a weight, negative allowed
@@ -101,7 +102,7 @@ class Hits:
     """The best rows of one shard for one query, best first, ties to the smaller item_id."""
 
     release: str
-    rows: int  # rows of the release in this shard, for the coverage
+    buckets: int  # those that were searched: bit b is set for bucket b
     item_ids: tuple[str, ...]  # at most k
     scores: Vector  # same length
     exact: bool = True
@@ -173,6 +174,7 @@ class FetchQuery:
     item_ids: tuple[str, ...]
     fields: tuple[str, ...] | None = None  # None: all
     vectors: bool = False
+    owner: bool = True  # asked as the owner: an item whose bucket is not held is an error, not unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +274,15 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class BucketRows:
+    """The buckets that a shard holds of one release, and how many rows are in each."""
+
+    release: str
+    buckets: int  # bit b is set where bucket b is held, with rows or without
+    rows: npt.NDArray[np.int64] = field(repr=False, compare=False)  # (1024,), 0 for buckets that are not held
+
+
+@dataclass(frozen=True, slots=True)
 class PartStatus:
     """One part of the service (a shard, the profiles, the encoder) as it sees itself."""
 
@@ -281,6 +292,8 @@ class PartStatus:
     device: str
     error: str | None = None  # why the newest release is not loaded, or the log not followed
     seq: int = 0  # the last live write that it has
+    held: tuple[BucketRows, ...] = ()  # by a shard, of each loaded release
+    map: int = 0  # of a shard: the number of the newest map that it goes by
 
 
 @dataclass(frozen=True, slots=True)

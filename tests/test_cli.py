@@ -1,4 +1,5 @@
 import json
+import socket
 
 import pytest
 from typer.testing import CliRunner
@@ -137,3 +138,14 @@ def test_clean_shows_what_would_go_and_does_it_when_it_is_told_to(live_store, rn
     assert done == planned | {"done": True}
     assert [release.name for release in read_releases(live_store)] == [before[0], before[1], before[4]]
     assert run("rollback", "--store", live_store.uri)
+
+
+def test_who_moves_shards_where_no_cluster_answers_is_told_how_to(capsys, monkeypatch):
+    with socket.socket() as closed:  # bound, and nobody listens
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setattr("sys.argv", ["semrec", "reshard", "--to", "3", "--address", address])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert f"no Ray cluster answers at {address!r}" in str(ended.value)
+    assert "python -m jobs.reshard --to 3" in str(ended.value)

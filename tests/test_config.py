@@ -149,3 +149,9 @@ def test_a_wrong_settings_file_is_named_with_the_setting_in_one_line(tmp_path, t
 def test_a_wrong_option_of_the_space_is_named():
     with pytest.raises(ConfigError, match=r"settings of the space: lam: Input should be greater than 0"):
         settings_with(None, lam=-1.0)
+
+
+def test_buckets_that_move_stay_longer_than_routers_take_to_know():
+    with pytest.raises(ConfigError, match=r"move_grace_s is 10\.0 and poll_s 6\.0: set move_grace_s to at least twice"):
+        AppConfig(auth={"mode": "none"}, poll_s=6.0)
+    assert AppConfig(auth={"mode": "none"}, poll_s=6.0, move_grace_s=12.0).move_grace_s == 12.0

@@ -70,7 +70,7 @@ def test_a_write_that_nobody_made_is_refused_at_once(config, live_store):
 def test_a_shard_that_does_not_catch_up_costs_the_deadline_and_no_more(config, live_store):
     async def scenario():
         recommender = await Recommender.open(config)
-        recommender.fanout.shards[0].held.catch_up = lambda: None
+        recommender.fanout.shards.known.ports[0].held.catch_up = lambda: None
         seq = put(live_store, "new", FAR)
         with pytest.raises(DeadlineExceeded, match="not every part had the write 1 in time"):
             await recommender.query(nearest(ONE, seq, timeout_s=0.1))
@@ -96,7 +96,7 @@ def test_whoever_opens_later_has_what_was_written_before(config, live_store):
 def test_followers_see_writes_and_publishes_without_being_asked(config, live_store):
     async def scenario():
         recommender = await Recommender.open(config)
-        shard, views = recommender.fanout.shards[0].held, recommender.serving.views
+        shard, views = recommender.fanout.shards.known.ports[0].held, recommender.serving.views
         loops = [asyncio.create_task(held.follow(0.05)) for held in (shard, views)]
         put(live_store, "new", FAR)
         for _ in range(500):
@@ -115,7 +115,7 @@ def test_followers_see_writes_and_publishes_without_being_asked(config, live_sto
 def test_what_was_fetched_before_a_write_is_not_kept_after_it(config: AppConfig, live_store):
     async def scenario():
         recommender = await Recommender.open(config)
-        view, shard = recommender.serving.view(), recommender.fanout.shards[0]
+        view, shard = recommender.serving.view(), recommender.fanout.shards.known.ports[0]
         fetch = shard.fetch
 
         async def late(queries):
@@ -125,11 +125,11 @@ def test_what_was_fetched_before_a_write_is_not_kept_after_it(config: AppConfig,
             await recommender.serving.refresh()
             return answers
 
-        shard_fetch = recommender.fanout._fetch[0]._call
-        recommender.fanout._fetch[0]._call = late
+        queue = recommender.fanout.routes().fetch[0]
+        shard_fetch, queue._call = queue._call, late
         slate = await recommender.query(nearest(ONE, exclude=tuple(f"i{n:03d}" for n in range(60) if n != 5)))
         assert slate.items[0]["year"] != 3000, "the answer was of before"
-        recommender.fanout._fetch[0]._call = shard_fetch
+        queue._call = shard_fetch
         assert "i005" not in view.items
         slate = await recommender.query(nearest(ONE))
         assert slate.items[0]["year"] == 3000

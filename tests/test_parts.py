@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from semrec_ray.parts import IN_PLACE_S, LocalShard
+from semrec_ray.store.buckets import ALL_BUCKETS
 from semrec_ray.types import Hits, ShardQuery
 
 
@@ -20,7 +21,7 @@ class Rows:
         self.batches.append(len(queries))
         self.threads.append(threading.current_thread())
         time.sleep(self.seconds * len(queries))
-        return [Hits("r", 1, (str(query.k),), np.ones(1, np.float32)) for query in queries]
+        return [Hits("r", ALL_BUCKETS, (str(query.k),), np.ones(1, np.float32)) for query in queries]
 
 
 class Held:

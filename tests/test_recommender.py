@@ -11,6 +11,7 @@ from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, Unavai
 from semrec_ray.parts import open_profiles, open_shard, open_text_encoders
 from semrec_ray.publishing import publish
 from semrec_ray.recommender import Recommender, compose
+from semrec_ray.search.shards import Shards
 from semrec_ray.types import Example, Query, Slate
 from tests.conftest import catalog, fill, ratings
 
@@ -108,7 +109,7 @@ def test_the_answer_is_the_same_to_the_bit_whatever_the_number_of_shards(store, 
         profiles, encoder = open_profiles(config), open_text_encoders(config)
         for part in (*parts, profiles, encoder):
             part.held.refresh()
-        recommender = compose(config, parts, [profiles], encoder, None)
+        recommender = compose(config, Shards.fixed(parts), [profiles], encoder, None)
         await recommender.serving.refresh()
         return [await recommender.query(query) for query in queries]
 
@@ -212,7 +213,7 @@ def test_a_new_release_is_served_and_the_old_one_still_answers_by_name(config, l
         old = recommender.serving.release
         fill(live_store, catalog(rng, n=61))
         new = publish(live_store).release
-        parts = (*recommender.fanout.shards, *recommender.serving._others)
+        parts = (*recommender.fanout.shards.known.ports, *recommender.serving._others)
         await recommender.serving.refresh()
         assert recommender.serving.release == old  # the parts do not hold the new one yet
         assert not (await recommender.status()).ready

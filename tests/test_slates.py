@@ -14,6 +14,7 @@ from semrec_ray.parts import open_profiles, open_shard, open_text_encoders
 from semrec_ray.publishing import publish
 from semrec_ray.recommender import Recommender, compose
 from semrec_ray.rules import BoostRule, BoostSameRule, CapRule, ExcludeRule, PinRule, Rule, ShareRule
+from semrec_ray.search.shards import Shards
 from semrec_ray.types import Example, Query, Slate
 from tests.conftest import catalog, fill, ratings
 
@@ -43,7 +44,7 @@ def answer(config: AppConfig, *queries: Query, shards: int = 1) -> list[Slate]:
         profiles, encoder = open_profiles(config), open_text_encoders(config)
         for part in (*parts, profiles, encoder):
             part.held.refresh()
-        recommender = compose(config, parts, [profiles], encoder, None)
+        recommender = compose(config, Shards.fixed(parts), [profiles], encoder, None)
         await recommender.serving.refresh()
         return [await recommender.query(query) for query in queries]
 

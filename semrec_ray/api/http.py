@@ -29,7 +29,7 @@ from semrec_ray.api.verbs import QueryVerbs
 from semrec_ray.api.wire import INTERNAL, REQUEST_ID, error_json, headers_of, problem, request_id_of
 from semrec_ray.config import LimitsConfig
 from semrec_ray.errors import InvalidRequest, SemrecError
-from semrec_ray.types import AddEvents, DeleteItem, EraseUser, PutItems, Service
+from semrec_ray.types import AddEvents, DeleteItem, EraseUser, PartStatus, PutItems, Service
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +114,10 @@ def _read_routes(service: Callable[[], Service]) -> APIRouter:
     @routes.get("/status")
     async def status(request: Request) -> Response:
         """Return what is served: release, space, shards, coverage."""
-        state = dataclasses.asdict(await service().status())
+        status = await service().status()
+        state = dataclasses.asdict(dataclasses.replace(status, shards=(), parts=()))
         release = state["release"]
+        state |= {"shards": list(map(_shard_json, status.shards)), "parts": list(map(_part_json, status.parts))}
         return json_response(
             state | {"release": release and release["name"], "details": release},
             request,
@@ -176,6 +178,17 @@ def _health_routes(service: Callable[[], Service]) -> APIRouter:
         return json_response(answer, request, status=200 if state.ready else 503)
 
     return routes
+
+
+def _part_json(part: PartStatus) -> dict[str, Any]:
+    """Return what is shown of a part."""
+    names = ("name", "releases", "rows", "device", "error", "seq")
+    return {name: getattr(part, name) for name in names}
+
+
+def _shard_json(shard: PartStatus) -> dict[str, Any]:
+    """Return what is shown of a shard: of its newest release, how many of the 1024 buckets it holds too."""
+    return _part_json(shard) | {"buckets": shard.held[0].buckets.bit_count() if shard.held else 0}
 
 
 def request_id(request: Request) -> str:

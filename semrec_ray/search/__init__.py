@@ -5,5 +5,5 @@
 
 `exact.py` defines what is right; `pruned.py` gives that faster on a CPU, `device.py` on a GPU, `hnsw.py` nearly that
 on a large CPU shard; `shard.py` applies one of them to one shard's rows; `batcher.py` and `fanout.py` carry queries
-there; `merge.py` puts the shards' answers together.
+there; `merge.py` puts the shards' answers together, and `coverage.py` says how much of the catalog answered.
 """

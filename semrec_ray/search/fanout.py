@@ -3,15 +3,17 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from semrec_ray.config import BatchConfig
-from semrec_ray.errors import DeadlineExceeded, InvalidRequest, Overloaded
+from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotHeld, Overloaded, Unavailable
 from semrec_ray.search.batcher import Batcher
+from semrec_ray.search.coverage import Coverage
 from semrec_ray.search.merge import merge
-from semrec_ray.store.buckets import bucket_of, owners
-from semrec_ray.types import FetchQuery, Found, Hits, ItemRow, PartStatus, ShardQuery
+from semrec_ray.search.shards import Known, Shards
+from semrec_ray.store.buckets import bucket_of
+from semrec_ray.types import FetchQuery, Found, Hits, ItemRow, ShardQuery
 
 logger = logging.getLogger(__name__)
 
@@ -23,56 +25,77 @@ MESSAGE_ITEMS = 512  # of items to fetch: 8 KiB for each
 FETCH_ITEMS = 128  # of one request to fetch: what it cannot share a message with waits for the next
 
 
-class ShardPort(Protocol):
-    """A shard as the fan-out sees it, in this process or in another."""
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Where a query goes by one map: each shard has its own queues, so none delays another."""
 
-    name: str
+    known: Known
+    search: tuple[Batcher[ShardQuery, Hits], ...]
+    fetch: tuple[Batcher[FetchQuery, dict[str, ItemRow]], ...]
+    told: tuple[int, ...]  # the buckets, as masks, whose exclusions each owning shard gets
 
-    async def search(self, queries: list[ShardQuery]) -> Sequence[Hits | Exception]:
-        """Return each query's hits or error, in its place."""
-        ...
-
-    async def fetch(self, queries: list[FetchQuery]) -> Sequence[dict[str, ItemRow] | Exception]:
-        """Return for each query the items that this shard holds."""
-        ...
-
-    async def status(self, serving: str | None = None) -> PartStatus:
-        """Return what the shard holds."""
-        ...
-
-    async def reach(self, seq: int) -> None:
-        """Wait until the shard has a live write; whoever calls bounds it."""
-        ...
+    def by_owner(self, item_ids: Iterable[str]) -> dict[int, list[str]]:
+        """Return the items that each shard owns."""
+        if self.known.map.size == 1:
+            return {0: ids} if (ids := list(item_ids)) else {}
+        owned: dict[int, list[str]] = {}
+        for item_id in item_ids:
+            owned.setdefault(self.known.map.owners[bucket_of(item_id)], []).append(item_id)
+        return owned
 
 
 class Fanout:
-    """All shards of a catalog; each has its own queues, so none delays another."""
+    """All shards of a catalog, those that the map in force names."""
 
-    def __init__(self, shards: Sequence[ShardPort], batch: BatchConfig) -> None:
-        self.shards = tuple(shards)
-        self._owners = owners(len(shards))
-        limits = batch.model_dump()
-        searching = limits | {"weigh": query_bytes, "max_weight": MESSAGE_BYTES}
-        fetching = limits | {"weigh": lambda query: len(query.item_ids), "max_weight": MESSAGE_ITEMS}
-        self._search = [Batcher(shard.search, name=shard.name, **searching) for shard in shards]
-        self._fetch = [Batcher(shard.fetch, name=shard.name, **fetching) for shard in shards]
+    def __init__(self, shards: Shards, batch: BatchConfig, coverage: Coverage | None = None) -> None:
+        """Ask these shards; `coverage` knows of their rows what their statuses said."""
+        self.shards, self.coverage = shards, coverage or Coverage()
+        self._limits = batch.model_dump()
+        self._routes: Routes | None = None
+
+    def routes(self) -> Routes:
+        """Return where queries go now. What waits for a shard that is gone from the map is still answered."""
+        known = self.shards.known
+        if known is None:
+            raise Unavailable("no shard is known yet: try again in a moment")
+        if self._routes is None or self._routes.known is not known:
+            self._routes = self._routes_by(known)
+        return self._routes
+
+    def _routes_by(self, known: Known) -> Routes:
+        before = self._routes
+        search = {} if before is None else dict(zip(before.known.ports, before.search, strict=True))
+        fetch = {} if before is None else dict(zip(before.known.ports, before.fetch, strict=True))
+        searching = self._limits | {"weigh": query_bytes, "max_weight": MESSAGE_BYTES}
+        fetching = self._limits | {"weigh": lambda query: len(query.item_ids), "max_weight": MESSAGE_ITEMS}
+        return Routes(
+            known,
+            tuple(search.get(port) or Batcher(port.search, name=port.name, **searching) for port in known.ports),
+            tuple(fetch.get(port) or Batcher(port.fetch, name=port.name, **fetching) for port in known.ports),
+            tuple(map(known.map.owned, known.map.shards[: known.map.size])),
+        )
 
     async def search(self, query: ShardQuery, *, total_rows: int, deadline: float) -> Found:
         """Return the k best rows of all shards that answer before `deadline` (a time of the loop's clock).
 
+        `total_rows` of the release is what its coverage is estimated by as long as no shard told what it holds.
         A query that a shard refuses (InvalidRequest), and one that no shard could take or answer, is an error.
         """
-        excluded = self._by_owner(query.exclude)
+        routes = self.routes()
+        excluded = routes.by_owner(query.exclude)
         asked = [
-            batcher.submit(replace(query, exclude=tuple(excluded.get(shard, ()))) if excluded else query, deadline)
-            for shard, batcher in enumerate(self._search)
+            queue.submit(replace(query, exclude=tuple(excluded.get(shard, ()))) if excluded else query, deadline)
+            for shard, queue in enumerate(routes.search[: len(routes.told)])
         ]
         answers = await _settled(asked)
+        if query.exclude:
+            answers = await _without_excluded(routes, query, answers, deadline)
         hits = [answer for answer in answers if isinstance(answer, Hits)]
-        missing = self._missing(answers)
+        missing = _missing(routes, answers)
         if not hits:
             raise _why_nothing(answers)
-        return merge(hits, query.k, total_rows=total_rows, missing=missing)
+        coverage = self.coverage.share(query.release, union(hits), total_rows)
+        return merge(hits, query.k, coverage=coverage, missing=missing)
 
     async def fetch(
         self,
@@ -85,42 +108,73 @@ class Fanout:
     ) -> tuple[dict[str, ItemRow], tuple[str, ...]]:
         """Return the rows of the items that exist, asked of their owners, and the shards that did not answer.
 
-        `fields` None means every column.
+        `fields` None means every column. Where an owner does not hold what it should (this router goes by an old map),
+        every shard is asked.
         """
+        routes = self.routes()
         parts = [
-            (shard, tuple(ids[start : start + FETCH_ITEMS]))
-            for shard, ids in self._by_owner(item_ids).items()
+            (shard, FetchQuery(release, tuple(ids[start : start + FETCH_ITEMS]), fields, vectors))
+            for shard, ids in routes.by_owner(item_ids).items()
             for start in range(0, len(ids), FETCH_ITEMS)
         ]
-        asked = [self._fetch[shard].submit(FetchQuery(release, ids, fields, vectors), deadline) for shard, ids in parts]
-        answers = await _settled(asked)
-        rows: dict[str, ItemRow] = {}
-        missing: dict[str, None] = {}
-        for (shard, _), answer in zip(parts, answers, strict=True):
-            if isinstance(answer, BaseException):
-                logger.warning("%s did not fetch: %r", self.shards[shard].name, answer)
-                missing[self.shards[shard].name] = None
-            else:
-                rows |= answer
-        return rows, tuple(missing)
+        rows, failed = await _fetched(routes, parts, deadline)
+        lost = [query for _, query, error in failed if isinstance(error, NotHeld)]
+        if lost:
+            anyone = [(shard, replace(query, owner=False)) for query in lost for shard in range(len(routes.fetch))]
+            found, further = await _fetched(routes, anyone, deadline)
+            rows |= found
+            failed = [
+                (shard, query, error)
+                for shard, query, error in (*failed, *further)
+                if any(item_id not in rows for item_id in query.item_ids)
+            ]
+        return rows, tuple(dict.fromkeys(routes.known.ports[shard].name for shard, _, _ in failed))
 
-    def _by_owner(self, item_ids: Iterable[str]) -> dict[int, list[str]]:
-        if len(self.shards) == 1:
-            return {0: ids} if (ids := list(item_ids)) else {}
-        owned: dict[int, list[str]] = {}
-        for item_id in item_ids:
-            owned.setdefault(self._owners[bucket_of(item_id)], []).append(item_id)
-        return owned
 
-    def _missing(self, answers: Sequence[Hits | BaseException]) -> list[str]:
-        missing = []
-        for shard, answer in zip(self.shards, answers, strict=True):
-            if isinstance(answer, InvalidRequest):
-                raise answer
-            if isinstance(answer, BaseException):
-                logger.warning("%s did not search: %r", shard.name, answer)
-                missing.append(shard.name)
-        return missing
+async def _fetched(
+    routes: Routes, parts: Sequence[tuple[int, FetchQuery]], deadline: float
+) -> tuple[dict[str, ItemRow], list[tuple[int, FetchQuery, BaseException]]]:
+    """Return the rows that shards have of what each is asked for, and what came to nothing."""
+    answers = await _settled([routes.fetch[shard].submit(query, deadline) for shard, query in parts])
+    rows: dict[str, ItemRow] = {}
+    failed = []
+    for (shard, query), answer in zip(parts, answers, strict=True):
+        if isinstance(answer, BaseException):
+            logger.warning("%s did not fetch: %r", routes.known.ports[shard].name, answer)
+            failed.append((shard, query, answer))
+        else:
+            rows |= answer
+    return rows, failed
+
+
+async def _without_excluded(
+    routes: Routes, query: ShardQuery, answers: Sequence[Hits | BaseException], deadline: float
+) -> list[Hits | BaseException]:
+    """Return the answers without what the query excludes: a shard that gave any of it is asked once more.
+
+    It holds buckets whose exclusions went to another shard, the owner; this time it gets all of them.
+    """
+    excluded = set(query.exclude)
+    places = [
+        place
+        for place, (hits, told) in enumerate(zip(answers, routes.told, strict=True))
+        if isinstance(hits, Hits) and hits.buckets & ~told and not excluded.isdisjoint(hits.item_ids)
+    ]
+    again = await _settled([routes.search[place].submit(query, deadline) for place in places])
+    mended = dict(zip(places, again, strict=True))
+    return [mended.get(place, answer) for place, answer in enumerate(answers)]
+
+
+def _missing(routes: Routes, answers: Sequence[Hits | BaseException]) -> list[str]:
+    """Return the names of shards that failed; what one of them refuses is raised."""
+    missing = []
+    for port, answer in zip(routes.known.owning, answers, strict=True):
+        if isinstance(answer, InvalidRequest):
+            raise answer
+        if isinstance(answer, BaseException):
+            logger.warning("%s did not search: %r", port.name, answer)
+            missing.append(port.name)
+    return missing
 
 
 async def _settled(asked: Sequence["asyncio.Future[T]"]) -> Sequence[T | BaseException]:
@@ -131,6 +185,14 @@ async def _settled(asked: Sequence["asyncio.Future[T]"]) -> Sequence[T | BaseExc
         return [await asked[0]]
     except Exception as error:
         return [error]
+
+
+def union(hits: Iterable[Hits]) -> int:
+    """Return the mask of the buckets that were searched by any of several shards."""
+    searched = 0
+    for one in hits:
+        searched |= one.buckets
+    return searched
 
 
 def query_bytes(query: ShardQuery) -> int:

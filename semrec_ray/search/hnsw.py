@@ -9,7 +9,7 @@ A saved graph holds no vectors: those come from the release's table, so no score
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,23 +137,27 @@ def build_graph(vectors: Vector, config: HnswConfig, *, threads: int, progress: 
 
 @dataclass(frozen=True, slots=True)
 class HnswShard:
-    """Where the graphs of one of `shards` shards are kept, and how they are made and searched."""
+    """Where the graphs of a shard are kept, and how they are made and searched; `shards` says how many there are."""
 
     store: Store
     config: HnswConfig
-    shard: int
-    shards: int
+    shards: Callable[[], int]
 
-    def rows(self, release: Release, item_ids: Sequence[str], vectors: Vector) -> HnswRows:
-        """Return the shard's rows (N, D) of a release with their saved graph, or one that is built now.
+    def rows(self, release: Release, buckets: int, item_ids: Sequence[str], vectors: Vector) -> HnswRows:
+        """Return the rows (N, D) of a release in some buckets with their saved graph, or one that is built now.
 
         StoreError where the saved one is damaged or of other rows.
         """
-        key = index_key(release, self.shard, self.shards, self.config.m, self.config.ef_construction)
+        key = index_key(release, buckets, self.shards(), self.config)
         graph = read_index(self.store, key, rows_digest(item_ids, vectors))
         if graph is None:
             _tell(len(vectors), f"`{key.job} --release {release.name}` (or python -m jobs.index)")
-            graph = build_graph(vectors, self.config, threads=torch.get_num_threads())
+            return self.built(vectors)
+        return HnswRows.of(vectors, graph, self.config.ef_search)
+
+    def built(self, vectors: Vector) -> HnswRows:
+        """Return any rows (N, D) with a graph that is built now."""
+        graph = build_graph(vectors, self.config, threads=torch.get_num_threads())
         return HnswRows.of(vectors, graph, self.config.ef_search)
 
 

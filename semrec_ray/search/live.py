@@ -4,68 +4,34 @@ The rows are a few segments. What was loaded is the first; the puts of a commit 
 again or deleted is dead in its segment. A segment never changes: which there are, and which of their rows are alive, is
 replaced by one assignment, so a search sees all of a commit or nothing. Small segments are joined when the next is as
 large, so every row is copied a few times at the most; when all of them together are large, everything is joined into a
-new first one, in a thread of its own, while the shard follows on.
+new first one, in a thread of its own, while the shard follows on. Buckets that come bring segments of their own; the
+rows of those that go are dead.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from semrec_ray.config import RankingConfig
 from semrec_ray.errors import SemrecError
 from semrec_ray.search.merge import merge
+from semrec_ray.search.segments import Segment, living
 from semrec_ray.search.shard import FALLBACKS, FEW_ROWS, Indexed, Searcher, ShardRows, load_shard, open_rows
 from semrec_ray.search.signals import item_signals
-from semrec_ray.store.buckets import bucket_of
+from semrec_ray.store.buckets import ALL_BUCKETS, BUCKETS, bucket_of, buckets_in
 from semrec_ray.store.changes import Change, latest
 from semrec_ray.store.items import rows_of_json
 from semrec_ray.store.tables import Store
-from semrec_ray.types import FetchQuery, Hits, ItemRow, Release, ShardQuery, Vector
+from semrec_ray.types import BucketRows, FetchQuery, Hits, ItemRow, Release, ShardQuery, Vector
 
 logger = logging.getLogger(__name__)
 
-Alive = npt.NDArray[np.bool_]
-
 JOINED = 8  # a segment joins the one before it where that has at most so many times its rows
 REWRITTEN = 4096, 8  # rows beside the first segment, or dead in it: at least so many, and one in so many of it
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Rows that never change, and which of them are still of the catalog."""
-
-    rows: ShardRows
-    alive: Alive | None = None  # (N,); None: all
-
-    @property
-    def size(self) -> int:
-        """How many rows there are, alive or not."""
-        return len(self.rows.item_ids)
-
-    @property
-    def count(self) -> int:
-        """How many rows are alive."""
-        return self.size if self.alive is None else int(np.count_nonzero(self.alive))
-
-    def row(self, item_id: str) -> int | None:
-        """Return the living row of an item."""
-        row = self.rows.row_of.get(item_id)
-        return row if row is not None and (self.alive is None or self.alive[row]) else None
-
-    def without(self, item_ids: Iterable[str]) -> "Segment":
-        """Return the segment with these items dead."""
-        dead = [row for item_id in item_ids if (row := self.row(item_id)) is not None]
-        if not dead:
-            return self
-        alive = np.ones(self.size, np.bool_) if self.alive is None else self.alive.copy()
-        alive[dead] = False
-        alive.flags.writeable = False
-        return Segment(self.rows, alive)
 
 
 class LiveRows:
@@ -78,24 +44,41 @@ class LiveRows:
     def __init__(self, loaded: ShardRows, seq: int, own: "Own") -> None:
         """Keep rows as they were at `seq`."""
         self.release, self.seq, self._own = loaded.release, seq, own
-        self.segments: tuple[Segment, ...] = (Segment(loaded),)
-        self._lock = threading.Lock()  # of who replaces the segments; who reads them takes none
+        self._now: tuple[tuple[Segment, ...], int] = ((Segment(loaded),), loaded.buckets)
+        self._lock = threading.Lock()  # of who replaces them; who reads them takes none
         self._joining = 0  # segments that a rewrite joins, the first ones
         self._since: set[str] = set()  # items that changed since it began
+        self._kept = ALL_BUCKETS  # but for those that were dropped since
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The rows there are."""
+        return self._now[0]
+
+    @property
+    def buckets(self) -> int:
+        """The buckets whose items these are, as a mask."""
+        return self._now[1]
 
     @property
     def count(self) -> int:
         """How many items there are."""
         return sum(segment.count for segment in self.segments)
 
+    @property
+    def held(self) -> BucketRows:
+        """The buckets, and how many items are in each."""
+        segments, buckets = self._now
+        counts = sum((segment.by_bucket for segment in segments), np.zeros(BUCKETS, np.int64))
+        return BucketRows(self.release, buckets, counts)
+
     def search(self, queries: Sequence[ShardQuery]) -> list[Hits | SemrecError]:
         """Return each query's hits or error, in its place."""
-        segments = self.segments
+        segments, buckets = self._now
         found = [segment.rows.search(queries, segment.alive) for segment in segments]
-        if len(segments) == 1 and segments[0].alive is None:
+        if len(segments) == 1 and segments[0].alive is None and segments[0].rows.buckets == buckets:
             return found[0]
-        rows = sum(segment.count for segment in segments)
-        return [_together(answers, query, rows) for query, *answers in zip(queries, *found, strict=True)]
+        return [_together(answers, query, buckets) for query, *answers in zip(queries, *found, strict=True)]
 
     def fetch(self, queries: Sequence[FetchQuery]) -> list[dict[str, ItemRow]]:
         """Return for each query the wanted columns (and vectors, if wanted) of the items that this shard holds."""
@@ -112,16 +95,42 @@ class LiveRows:
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Make these the newest changes: ascending, all of them above `seq`."""
-        own = [change for change in changes if change.item_id and bucket_of(change.item_id) in self._own.buckets]
-        newest, deleted = latest(own), {str(change.item_id) for change in own if change.verb == "delete"}
         with self._lock:
+            own = [change for change in changes if change.item_id and self.buckets >> bucket_of(change.item_id) & 1]
+            newest, deleted = latest(own), {str(change.item_id) for change in own if change.verb == "delete"}
             if newest:
-                self.segments = self._changed(newest, deleted)  # one assignment: a reader sees all of it or nothing
+                changed = self._changed(newest, deleted)
+                self._now = changed, self.buckets  # one assignment: a reader sees all of it or nothing
                 self._since |= {str(change.item_id) for change in newest}
-                if not self._joining and _is_worn(self.segments):
-                    self._joining, self._since = len(self.segments), set()
-                    threading.Thread(target=self._rewrite, args=(self.segments,), daemon=True).start()
+                self._rewrite_if_worn()
             self.seq = max([self.seq, *(change.seq for change in changes)])
+
+    def take_in(self, more: "LiveRows") -> None:
+        """Have the rows of further buckets too, from the next search on; they have to be as of the same `seq`."""
+        with self._lock:
+            (segments, buckets), (further, others) = self._now, more._now
+            if more.seq != self.seq or buckets & others:
+                raise ValueError(f"rows as of {more.seq} do not go with those of {self.seq}, nor a bucket into itself")
+            place = max(1, self._joining)  # large ones stand in front of small ones: those join each other
+            together = (*segments[:place], *further, *segments[place:])
+            if not self._joining:
+                together = tuple(segment for segment in together if segment.count) or segments[:1]
+            self._now = together, buckets | others
+            self._rewrite_if_worn()
+
+    def drop(self, buckets: int) -> None:
+        """Have no rows of these buckets (a mask) any more, from the next search on."""
+        with self._lock:
+            left = self.buckets & ~buckets
+            self._now = tuple(segment.within(left) for segment in self.segments), left
+            self._kept &= ~buckets
+            self._rewrite_if_worn()
+
+    def _rewrite_if_worn(self) -> None:
+        segments, buckets = self._now
+        if not self._joining and _is_worn(segments):
+            self._joining, self._since, self._kept = len(segments), set(), ALL_BUCKETS
+            threading.Thread(target=self._rewrite, args=(segments, buckets), daemon=True).start()
 
     def _changed(self, newest: Sequence[Change], deleted: set[str]) -> tuple[Segment, ...]:
         left = [segment.without(deleted) for segment in self.segments]
@@ -131,18 +140,19 @@ class LiveRows:
         segments += [Segment(fresh)] if fresh else []
         fixed = max(1, self._joining)
         while len(segments) > fixed + 1 and segments[-2].size <= JOINED * segments[-1].size:
-            segments[-2:] = [Segment(self._own.joined(segments[-2:]))]
+            segments[-2:] = [Segment(self._own.joined(segments[-2:], self.buckets))]
         return tuple(segments)
 
-    def _rewrite(self, segments: Sequence[Segment]) -> None:
+    def _rewrite(self, segments: Sequence[Segment], buckets: int) -> None:
         try:
-            whole = Segment(self._own.joined(segments))
+            whole = Segment(self._own.joined(segments, buckets))
         except (SemrecError, RuntimeError, ValueError, MemoryError):  # what is there goes on, and grows
             logger.exception("the rows of release %s could not be joined", self.release)
             self._joining = 0
             return
         with self._lock:
-            self.segments = (whole.without(self._since), *self.segments[len(segments) :])
+            left = whole.without(self._since).within(self._kept)
+            self._now = (left, *self.segments[len(segments) :]), self.buckets
             self._joining = 0
         logger.info("joined %d segments of release %s into %d rows", len(segments), self.release, whole.size)
 
@@ -153,11 +163,10 @@ class Own:
 
     release: str
     space: str
-    buckets: frozenset[int]
     schema: pa.Schema  # of the items' columns
     dims: int
     signals: Callable[[pa.Table], dict[str, Vector]]  # what ranks by the columns alone
-    searcher: Callable[[Sequence[str], Vector], Searcher]  # ids and vectors (N, D), ready to be searched
+    searcher: Callable[[Vector], Searcher]  # vectors (N, D), ready to be searched
 
     def fresh(self, puts: Sequence[Change], segments: Sequence[Segment]) -> ShardRows | None:
         """Return the rows of puts, one of each item; None where none has a vector.
@@ -166,7 +175,7 @@ class Own:
         """
         found: list[tuple[Change, Vector, dict[str, float]]] = []
         for put in sorted(puts, key=lambda put: str(put.item_id).encode()):
-            before = _living(segments, str(put.item_id))
+            before = living(segments, str(put.item_id))
             placed = put.vectors.get(self.space)
             vector = placed.vector if placed else before[0].rows.vectors([before[1]])[0] if before else None
             if vector is not None and len(vector) == self.dims:
@@ -181,47 +190,47 @@ class Own:
             for name in FALLBACKS
         }
         vectors = np.stack([vector for _, vector, _ in found])
-        return self._rows(table, vectors, counted | own)
+        return self._rows(table, vectors, counted | own, 0)
 
-    def joined(self, segments: Sequence[Segment]) -> ShardRows:
-        """Return the living rows of segments as one."""
+    def joined(self, segments: Sequence[Segment], buckets: int) -> ShardRows:
+        """Return the living rows of segments as one; they are all that is in these buckets where it stands alone."""
         living = [
             np.arange(segment.size) if segment.alive is None else np.flatnonzero(segment.alive) for segment in segments
         ]
         parts = [segment.rows for segment in segments]
-        table = pa.concat_tables(part.table.take(rows) for part, rows in zip(parts, living, strict=True))
+        table = pa.concat_tables(
+            part.table.take(rows).cast(self.schema) for part, rows in zip(parts, living, strict=True)
+        )
         order = pa.compute.sort_indices(table["item_id"]).to_numpy()  # by UTF-8 bytes
         vectors = np.concatenate([part.vectors(rows) for part, rows in zip(parts, living, strict=True)])[order]
         signals = {
             name: np.concatenate([part.signals[name][rows] for part, rows in zip(parts, living, strict=True)])[order]
             for name in parts[0].signals
         }
-        return self._rows(table.take(order).combine_chunks(), vectors, signals)
+        return self._rows(table.take(order).combine_chunks(), vectors, signals, buckets)
 
-    def _rows(self, table: pa.Table, vectors: Vector, signals: Mapping[str, Vector]) -> ShardRows:
-        return ShardRows(self.release, table, self.searcher(table["item_id"].to_pylist(), vectors), signals)
+    def _rows(self, table: pa.Table, vectors: Vector, signals: Mapping[str, Vector], buckets: int) -> ShardRows:
+        return ShardRows(self.release, table, self.searcher(vectors), signals, buckets)
 
 
 def load_live(
     store: Store,
     release: Release,
-    buckets: Sequence[int],
+    buckets: int,
     device: str,
     ranking: RankingConfig | None = None,
     indexed: Indexed | None = None,
 ) -> LiveRows:
     """Return the rows of these buckets as a release's tables have them, ready to follow the log from its seq."""
     ranking = ranking or RankingConfig()
-    loaded = load_shard(store, release, buckets, device, ranking, indexed)
+    loaded = load_shard(store, release, buckets_in(buckets).tolist(), device, ranking, indexed)
 
-    def searcher(item_ids: Sequence[str], vectors: Vector) -> Searcher:
-        large = indexed and len(vectors) > FEW_ROWS
-        return indexed.rows(release, item_ids, vectors) if indexed and large else open_rows(vectors, device)
+    def searcher(vectors: Vector) -> Searcher:
+        return indexed.built(vectors) if indexed and len(vectors) > FEW_ROWS else open_rows(vectors, device)
 
     own = Own(
         release=release.name,
         space=release.space,
-        buckets=frozenset(buckets),
         schema=loaded.table.schema,
         dims=release.dims,
         signals=lambda columns: item_signals(columns, ranking, release.created),
@@ -230,20 +239,13 @@ def load_live(
     return LiveRows(loaded, release.seq, own)
 
 
-def _together(answers: Sequence[Hits | SemrecError], query: ShardQuery, rows: int) -> Hits | SemrecError:
+def _together(answers: Sequence[Hits | SemrecError], query: ShardQuery, buckets: int) -> Hits | SemrecError:
     """Return the hits of all segments as those of one shard; what one of them refuses, all do."""
     hits = [answer for answer in answers if isinstance(answer, Hits)]
     if len(hits) < len(answers):
         return next(answer for answer in answers if isinstance(answer, SemrecError))
-    found = merge(hits, query.k, total_rows=rows)
-    return Hits(query.release, rows, found.item_ids, found.scores, found.exact, found.details)
-
-
-def _living(segments: Sequence[Segment], item_id: str) -> tuple[Segment, int] | None:
-    for segment in reversed(segments):
-        if (row := segment.row(item_id)) is not None:
-            return segment, row
-    return None
+    found = merge(hits, query.k, coverage=1.0)
+    return Hits(query.release, buckets, found.item_ids, found.scores, found.exact, found.details)
 
 
 def _counts(before: tuple[Segment, int] | None) -> dict[str, float]:

@@ -7,14 +7,13 @@ import numpy as np
 from semrec_ray.types import Details, Found, Hits
 
 
-def merge(answers: Sequence[Hits], k: int, *, total_rows: int, missing: Sequence[str] = ()) -> Found:
+def merge(answers: Sequence[Hits], k: int, *, coverage: float, missing: Sequence[str] = ()) -> Found:
     """Return the k best of all shards' hits, best first, ties to the smaller item_id by its UTF-8 bytes.
 
-    An item that two shards hold (a bucket on the move) counts once. The coverage is the share of the release's
-    `total_rows` that the answering shards hold, at most 1.
+    An item that two shards hold (a bucket on the move) counts once.
     """
     if len(answers) == 1:
-        return _alone(answers[0], total_rows, missing)
+        return _alone(answers[0], coverage, missing)
     scores = np.concatenate([hits.scores for hits in answers]) if answers else np.zeros(0, np.float32)
     item_ids = [item_id for hits in answers for item_id in hits.item_ids]
     # Python sorts str by code point, and UTF-8 keeps that order.
@@ -29,20 +28,15 @@ def merge(answers: Sequence[Hits], k: int, *, total_rows: int, missing: Sequence
         item_ids=tuple(first),
         scores=scores[chosen],
         exact=all(hits.exact for hits in answers),
-        coverage=_coverage(answers, total_rows),
+        coverage=coverage,
         missing=tuple(missing),
         details=taken(joined([hits.details for hits in answers]), chosen),
     )
 
 
-def _alone(hits: Hits, total_rows: int, missing: Sequence[str]) -> Found:
+def _alone(hits: Hits, coverage: float, missing: Sequence[str]) -> Found:
     """Return the hits of one shard, which are in order: a catalog of one shard has nothing to merge."""
-    coverage = _coverage([hits], total_rows)
     return Found(hits.item_ids, hits.scores, hits.exact, coverage, tuple(missing), hits.details)
-
-
-def _coverage(answers: Sequence[Hits], total_rows: int) -> float:
-    return min(1.0, sum(hits.rows for hits in answers) / total_rows) if total_rows else 1.0
 
 
 def joined(parts: Sequence[Details]) -> Details:

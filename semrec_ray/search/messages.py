@@ -33,32 +33,37 @@ def unpack_queries(message: Message) -> list[ShardQuery]:
 def pack_hits(answers: Sequence[Hits | Exception]) -> Message:
     """Return the message of the hits or errors of a batch."""
     scores = [None if isinstance(answer, Exception) else answer.scores for answer in answers]
+    searched: dict[tuple[str, int], int] = {}  # most answers of a shard are of the same rows: 1024 bits written once
     rest = [
         answer
         if isinstance(answer, Exception)
-        else (answer.release, answer.rows, answer.item_ids, answer.exact, _details(answer.details))
+        else (
+            searched.setdefault((answer.release, answer.buckets), len(searched)),
+            *(answer.item_ids, answer.exact, _details(answer.details)),
+        )
         for answer in answers
     ]
-    return (*_pack(scores), rest)
+    return (*_pack(scores), list(searched), rest)
 
 
 def unpack_hits(message: Message) -> list[Hits | Exception]:
     """Return the hits or errors of a message."""
-    numbers, sizes, rest = message
+    numbers, sizes, searched, rest = message
     answers: list[Hits | Exception] = []
     for scores, one in zip(_unpack(numbers, sizes), rest, strict=True):
         if isinstance(one, Exception):
             answers.append(one)
         else:
-            release, rows, item_ids, exact, details = one
+            of, item_ids, exact, details = one
+            release, buckets = searched[of]
             assert scores is not None
-            answers.append(Hits(release, rows, item_ids, scores, exact, Details(*details) if details else Details()))
+            answers.append(Hits(release, buckets, item_ids, scores, exact, Details(*details) if details else Details()))
     return answers
 
 
 def pack_fetches(queries: Sequence[FetchQuery]) -> Message:
     """Return the message of a batch of what is to be fetched."""
-    return tuple((query.release, query.item_ids, query.fields, query.vectors) for query in queries)
+    return tuple((query.release, query.item_ids, query.fields, query.vectors, query.owner) for query in queries)
 
 
 def unpack_fetches(message: Message) -> list[FetchQuery]:

@@ -21,6 +21,7 @@ from semrec_ray.search.exact import Rows
 from semrec_ray.search.filters import FilterMasks, Mask
 from semrec_ray.search.pruned import PrunedRows
 from semrec_ray.search.signals import item_signals
+from semrec_ray.store.buckets import ALL_BUCKETS, buckets_of, count_buckets, mask_of
 from semrec_ray.store.items import INTERNAL, read_items
 from semrec_ray.store.tables import Store
 from semrec_ray.store.users import POPULARITY_TABLE
@@ -54,18 +55,34 @@ class Searcher(Protocol):
 class Indexed(Protocol):
     """How a shard searches its rows, where it keeps an index of them."""
 
-    def rows(self, release: Release, item_ids: Sequence[str], vectors: Vector) -> Searcher:
-        """Return the rows (N, D) of a release, ready to be searched."""
+    def rows(self, release: Release, buckets: int, item_ids: Sequence[str], vectors: Vector) -> Searcher:
+        """Return the rows (N, D) of some buckets (a mask) as a release has them, ready to be searched."""
+        ...
+
+    def built(self, vectors: Vector) -> Searcher:
+        """Return any rows (N, D), ready to be searched."""
         ...
 
 
 class ShardRows:
     """The rows of one release that one shard holds, ready to be searched; safe to use from several threads."""
 
-    def __init__(self, release: str, table: pa.Table, rows: Searcher, signals: Mapping[str, Vector]) -> None:
-        """Keep N rows: `table` ascending by item_id, `rows` of their vectors (N, D), `signals` (N,) each."""
-        self.release, self.table, self.rows, self.signals = release, table, rows, signals
+    def __init__(
+        self,
+        release: str,
+        table: pa.Table,
+        rows: Searcher,
+        signals: Mapping[str, Vector],
+        buckets: int = ALL_BUCKETS,
+    ) -> None:
+        """Keep the N rows of some buckets (a mask): `table` ascending by item_id, `rows` of their vectors (N, D).
+
+        `signals` are (N,) each.
+        """
+        self.release, self.table, self.rows, self.signals, self.buckets = release, table, rows, signals, buckets
         self.item_ids: list[str] = table["item_id"].to_pylist()
+        self.buckets_of = buckets_of(self.item_ids)  # (N,)
+        self.counts = count_buckets(self.buckets_of)
         self.row_of = {item_id: row for row, item_id in enumerate(self.item_ids)}
         self.order = {name: np.argsort(-signals[name], kind="stable") for name in FALLBACKS if name in signals}
         self.masks = FilterMasks(table)
@@ -143,7 +160,7 @@ class ShardRows:
 
     def _hits(self, rows: Rows, scores: Vector, query: ShardQuery, *, exact: bool = True) -> Hits:
         item_ids = tuple(self.item_ids[row] for row in rows)
-        return Hits(self.release, len(self.item_ids), item_ids, scores, exact, self._details(rows, query))
+        return Hits(self.release, self.buckets, item_ids, scores, exact, self._details(rows, query))
 
     def _details(self, rows: npt.NDArray[np.int64], query: ShardQuery) -> Details:
         if not (query.signals or query.marks or query.fields):
@@ -204,9 +221,9 @@ def load_shard(
     columns, vectors = read_rows(store, release, buckets)
     own = item_signals(columns, ranking or RankingConfig(), release.created)
     signals = _counted(store, release, columns["item_id"]) | own
-    item_ids = columns["item_id"].to_pylist()
-    searcher = indexed.rows(release, item_ids, vectors) if indexed else open_rows(vectors, device)
-    rows = ShardRows(release.name, columns, searcher, signals)
+    item_ids, mask = columns["item_id"].to_pylist(), mask_of(buckets)
+    searcher = indexed.rows(release, mask, item_ids, vectors) if indexed else open_rows(vectors, device)
+    rows = ShardRows(release.name, columns, searcher, signals, mask)
     logger.info("loaded %d x %d rows of release %s on %s", *vectors.shape, release.name, device)
     return rows
 

@@ -1,19 +1,27 @@
 """The router in a Serve replica: HTTP in; a recommender whose parts are handles, or all in this process."""
 
 import asyncio
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import ray
 from ray import serve
 
 from semrec_ray.config import AppConfig
-from semrec_ray.errors import DeadlineExceeded, SemrecError
+from semrec_ray.errors import DeadlineExceeded, SemrecError, Unavailable
 from semrec_ray.parts import open_local_parts
 from semrec_ray.recommender import Recommender, compose
 from semrec_ray.search.messages import pack_fetches, pack_queries, unpack_hits, unpack_rows
+from semrec_ray.search.shards import Shards
 from semrec_ray.serve.following import Following
 from semrec_ray.state.partitions import partition_name
+from semrec_ray.store.shard_map import read_map, shard_name
+from semrec_ray.store.tables import Store
 from semrec_ray.telemetry import configure_logging
 from semrec_ray.types import Write, Written
+
+SHARD = "shard"  # the deployment of an application that is one shard
 
 
 class HandlePort:
@@ -72,19 +80,40 @@ class Router(Following):
         if config.topology == "inline":
             shard, held_profiles, held_encoder = open_local_parts(config)
             await self._follow(config.poll_s, shard.held, held_profiles.held, held_encoder.held)
-            self.service = compose(config, [shard], [held_profiles], held_encoder, writing)
+            self.service = compose(config, Shards.fixed([shard]), [held_profiles], held_encoder, writing)
         else:
-            ports = [HandlePort(f"shard-{i}", handle) for i, handle in enumerate(shards)]
+            bound = {shard_name(place): handle for place, handle in enumerate(shards)}
+            read = partial(read_map, Store(config.store), config.shards)
+            known = Shards(read, partial(open_shard_port, serve.get_replica_context().app_name, bound))
             users = [HandlePort(partition_name(i, len(profiles)), handle) for i, handle in enumerate(profiles)]
-            self.service = compose(config, ports, users, HandlePort("encoder", encoder), writing)
+            self.service = compose(config, known, users, HandlePort("encoder", encoder), writing)
         await self.service.serving.refresh()
         self._in_background(self._look_around(config.poll_s))
+
+    def settings(self) -> tuple[AppConfig, dict[str, Any]]:
+        """Return what the application was made with and where its code is: further shards of it need the same."""
+        return self.service.config, dict(ray.get_runtime_context().runtime_env)
 
     async def _look_around(self, poll_s: float) -> None:
         serving = self.service.serving
         while True:
             await serving.refresh()
             await asyncio.sleep(poll_s if serving.release else min(poll_s, 0.2))
+
+
+def open_shard_port(app: str, bound: Mapping[str, Any], name: str) -> HandlePort:
+    """Return the port of a shard: one of the application's own, or an application by itself; Unavailable."""
+    if name in bound:
+        return HandlePort(name, bound[name])
+    try:
+        return HandlePort(name, serve.get_deployment_handle(SHARD, app_name=shard_app(app, name)))
+    except KeyError as error:  # so says Serve
+        raise Unavailable(f"no application {shard_app(app, name)!r} is running") from error
+
+
+def shard_app(app: str, name: str) -> str:
+    """Return the name of the application that a further shard of an application is."""
+    return f"{app}-{name}"
 
 
 def this_router() -> Recommender:

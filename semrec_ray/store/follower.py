@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from semrec_ray.errors import StoreError, Unavailable
 from semrec_ray.store.changes import Change, Log, find_log, newer, read_changes
@@ -43,6 +43,15 @@ class Live(Protocol):
         ...
 
 
+@runtime_checkable
+class Growing(Live, Protocol):
+    """Something of a release that gets larger."""
+
+    def take_in(self, more: Any) -> None:  # noqa: ANN401 (one of the same class)
+        """Have what another one has too, which is as of the same `seq`; never while it applies."""
+        ...
+
+
 class Follower(Generic[T]):
     """What one process holds of a channel's releases: the newest, and of the others those served last, `keep` in all.
 
@@ -64,8 +73,10 @@ class Follower(Generic[T]):
         self.store, self.channel, self.load, self.release = store, channel, load, release
         self.replace, self.keep = replace, 1 if replace else keep
         self._failed: tuple[str, str, float] | None = None  # with `replace`: what could not be loaded, why, when
+        # Called for each release held, at every look: what it loads is taken in by what is held.
+        self.fit: Callable[[Release, T], T | None] | None = None
         self._served: dict[str, float] = {}  # by which release routers answered, and when at last
-        self._errors: dict[str, str] = {}  # of what fails at present: the release, the log
+        self._errors: dict[str, str] = {}  # of what fails at present: the release, its buckets, the log
         self._held: OrderedDict[str, tuple[Release, T]] = OrderedDict()
         self._find_log = find_log if log else _no_log
         self._log: Log | None = None  # as far as it was read
@@ -103,6 +114,8 @@ class Follower(Generic[T]):
                 room = len(self._held) < self.keep and time.monotonic() - at < SERVED_S
                 if name not in self._held and room and self.release is None:
                     self._load(name, newest=False)
+        with self._noting_errors("buckets"):
+            self._fit()
         self.catch_up()
 
     def note_served(self, release: str | None) -> None:
@@ -110,6 +123,18 @@ class Follower(Generic[T]):
         if release is not None:
             noted = sorted({**self._served, release: time.monotonic()}.items(), key=lambda pair: pair[1])
             self._served = dict(noted[-self.keep :])  # one assignment, as below
+
+    def _fit(self) -> None:
+        for release, loaded in reversed(list(self._held.values())):
+            more = self.fit(release, loaded) if self.fit else None
+            if more is None or not isinstance(loaded, Growing):
+                continue
+            _caught_up(more, self._find_log(self.store))
+            with self._one_at_a_time:
+                log = self._find_log(self.store)
+                _caught_up(more, log)
+                _caught_up(loaded, log)
+                loaded.take_in(more)
 
     def catch_up(self) -> None:
         """Take over what was written to the log since; blocking. Errors go to `error`."""
@@ -143,6 +168,11 @@ class Follower(Generic[T]):
     def releases(self) -> tuple[Release, ...]:
         """The releases held, the one the channel points at first."""
         return tuple(release for release, _ in reversed(list(self._held.values())))
+
+    @property
+    def loaded(self) -> tuple[T, ...]:
+        """What is loaded for each of `releases`, in their order, as of one moment."""
+        return tuple(loaded for _, loaded in reversed(list(self._held.values())))
 
     def _seqs(self) -> list[int]:
         return [loaded.seq for _, loaded in self._held.values() if isinstance(loaded, Live)]

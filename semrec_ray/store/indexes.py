@@ -1,20 +1,23 @@
 """Search indexes in and out: files of bytes beside a space's tables, one for the rows of a shard in a release.
 
-`<store>/indexes/<space>/items-I-vectors-V-shard-i-of-n-….hnsw` is named after what it was built of: versions of the
-tables, which rows of them, with which parameters. In it, one line of JSON says the same, with digests of the rows and
-of the index behind it. A file appears whole or not at all; what the digests do not match is never returned.
+`<store>/indexes/<space>/items-I-vectors-V-buckets-B-….hnsw` is named after what it was built of: versions of the
+tables, which rows of them (a digest of the shard's buckets), with which parameters. In it, one line of JSON says the
+same, with digests of the rows and of the index behind it. A file appears whole or not at all; what the digests do not
+match is never returned.
 """
 
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import orjson
 
+from semrec_ray.config import HnswConfig
 from semrec_ray.errors import StoreError
+from semrec_ray.store.buckets import BUCKETS
 from semrec_ray.store.folder import Folder, open_folder
 from semrec_ray.store.items import ITEMS_TABLE
 from semrec_ray.store.tables import Store
@@ -23,7 +26,7 @@ from semrec_ray.types import Release, Vector
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +36,16 @@ class IndexKey:
     space: str
     items: int  # version of the table
     vectors: int
-    shard: int
-    shards: int
+    buckets: str  # a digest of which
     m: int
     ef_construction: int
+    shards: int = field(default=1, compare=False)  # of which it is one's: only for `job`
 
     @property
     def name(self) -> str:
         """The name of its file."""
         return (
-            f"items-{self.items}-vectors-{self.vectors}-shard-{self.shard}-of-{self.shards}"
-            f"-m{self.m}-ef{self.ef_construction}.hnsw"
+            f"items-{self.items}-vectors-{self.vectors}-buckets-{self.buckets}-m{self.m}-ef{self.ef_construction}.hnsw"
         )
 
     @property
@@ -52,10 +54,11 @@ class IndexKey:
         return f"semrec index --shards {self.shards} --m {self.m} --ef-construction {self.ef_construction}"
 
 
-def index_key(release: Release, shard: int, shards: int, m: int, ef_construction: int) -> IndexKey:
-    """Return the key of the index of one of `shards` shards of a release."""
+def index_key(release: Release, buckets: int, shards: int, config: HnswConfig) -> IndexKey:
+    """Return the key of the index of the rows that a release has in some buckets (a mask), those of one of `shards`."""
     versions = release.versions[ITEMS_TABLE], release.versions[vectors_table(release.space)]
-    return IndexKey(release.space, *versions, shard, shards, m, ef_construction)
+    which = blake2b(buckets.to_bytes(BUCKETS // 8, "little"), digest_size=6).hexdigest()
+    return IndexKey(release.space, *versions, which, config.m, config.ef_construction, shards)
 
 
 def rows_digest(item_ids: Iterable[str], vectors: Vector) -> str:
@@ -113,7 +116,8 @@ def _what_is_wrong(line: bytes, index: bytes, wanted: dict[str, Any]) -> str:
 
 
 def _head(key: IndexKey, rows: str) -> dict[str, Any]:
-    return {"format": FORMAT} | asdict(key) | {"rows": rows}
+    of = {name: value for name, value in asdict(key).items() if name != "shards"}
+    return {"format": FORMAT} | of | {"rows": rows}
 
 
 def _digest(content: bytes) -> str:

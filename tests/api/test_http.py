@@ -97,7 +97,7 @@ def test_status_says_what_is_served(ask):
     assert status["space"] == {"name": "given", "kind": "given", "model": None, "dims": 8}
     assert status["details"]["items"] == 60
     assert status["coverage"] == 1.0
-    assert [(shard["name"], shard["rows"]) for shard in status["shards"]] == [("shard-0", 60)]
+    assert [(shard["name"], shard["rows"], shard["buckets"]) for shard in status["shards"]] == [("shard-0", 60, 1024)]
     assert (status["seq"], status["release"]) == (0, status["details"]["name"])
 
 

@@ -7,14 +7,16 @@ import pytest
 from semrec_ray.config import BatchConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from semrec_ray.search.fanout import Fanout
-from semrec_ray.store.buckets import bucket_of, owners
+from semrec_ray.search.shards import Shards
+from semrec_ray.store.buckets import ALL_BUCKETS, bucket_of, buckets_owned, mask_of, owners
 from semrec_ray.types import FetchQuery, Hits, ItemRow, PartStatus, ShardQuery
 
+OWNED = [mask_of(buckets_owned(shard, 2)) for shard in range(2)]
 QUERY = ShardQuery("r", np.ones(2, np.float32), 3)
 
 
 class Shard:
-    """A shard of ten rows that answers, fails or hangs."""
+    """A shard that answers, fails or hangs."""
 
     def __init__(self, name: str, answer: Hits | Exception | None) -> None:
         self.name, self.answer = name, answer
@@ -40,30 +42,33 @@ class Shard:
         return PartStatus(self.name, ("r",), 10, "cpu")
 
 
-def hits(*item_ids: str) -> Hits:
-    return Hits("r", 10, item_ids, -np.arange(len(item_ids), dtype=np.float32))
+def hits(*item_ids: str, buckets: int = ALL_BUCKETS) -> Hits:
+    return Hits("r", buckets, item_ids, -np.arange(len(item_ids), dtype=np.float32))
 
 
 def search(*shards: Shard, timeout_s: float = 5.0):
     async def scenario():
         deadline = asyncio.get_running_loop().time() + timeout_s
-        return await Fanout(shards, BatchConfig()).search(QUERY, total_rows=10 * len(shards), deadline=deadline)
+        return await Fanout(Shards.fixed(shards), BatchConfig()).search(
+            QUERY, total_rows=10 * len(shards), deadline=deadline
+        )
 
     return asyncio.run(scenario())
 
 
 def test_a_shard_that_fails_is_missing_and_the_rest_answers():
-    found = search(Shard("shard-0", hits("a", "b")), Shard("shard-1", OSError("cut off")))
+    found = search(Shard("shard-0", hits("a", "b", buckets=OWNED[0])), Shard("shard-1", OSError("cut off")))
     assert found.item_ids == ("a", "b")
     assert found.missing == ("shard-1",)
     assert found.coverage == 1 / 2
 
 
 def test_a_shard_that_hangs_is_missing_at_the_deadline():
-    found = search(Shard("shard-0", hits("a")), Shard("shard-1", None), Shard("shard-2", hits("c")), timeout_s=0.1)
+    first, last = (Shard(f"shard-{i}", hits(item_id, buckets=OWNED[0])) for i, item_id in ((0, "a"), (2, "c")))
+    found = search(first, Shard("shard-1", None), last, timeout_s=0.1)
     assert found.item_ids == ("a", "c")
     assert found.missing == ("shard-1",)
-    assert found.coverage == pytest.approx(2 / 3)
+    assert found.coverage == 1 / 2
 
 
 def test_when_every_shard_hangs_the_deadline_is_the_error():
@@ -87,7 +92,7 @@ def test_items_are_fetched_from_their_owners_only():
 
     async def scenario():
         deadline = asyncio.get_running_loop().time() + 5
-        return await Fanout(shards, BatchConfig()).fetch("r", ids, deadline=deadline)
+        return await Fanout(Shards.fixed(shards), BatchConfig()).fetch("r", ids, deadline=deadline)
 
     rows, missing = asyncio.run(scenario())
     assert rows.keys() == set(ids) - {"absent"}
@@ -107,7 +112,7 @@ def test_each_shard_gets_the_exclusions_that_are_its_own():
     ids = tuple(f"item {i}" for i in range(50))
 
     async def scenario():
-        fanout = Fanout([Watched(f"shard-{i}", hits()) for i in range(3)], BatchConfig())
+        fanout = Fanout(Shards.fixed([Watched(f"shard-{i}", hits()) for i in range(3)]), BatchConfig())
         deadline = asyncio.get_running_loop().time() + 5
         await fanout.search(ShardQuery("r", None, 3, None, ids), total_rows=30, deadline=deadline)
 
@@ -131,7 +136,7 @@ def test_what_travels_together_stays_below_what_a_message_carries():
     exclude = tuple(f"a rather long item id {i}" for i in range(20_000))
 
     async def scenario():
-        fanout = Fanout([Watched("shard-0", hits())], BatchConfig())
+        fanout = Fanout(Shards.fixed([Watched("shard-0", hits())]), BatchConfig())
         deadline = asyncio.get_running_loop().time() + 30
         query = ShardQuery("r", np.ones(384, np.float32), 3, None, exclude)
         await asyncio.gather(*(fanout.search(query, total_rows=10, deadline=deadline) for _ in range(20)))
@@ -148,7 +153,7 @@ def test_fetching_from_a_shard_that_hangs_names_it_and_gives_the_rest():
 
     async def scenario():
         deadline = asyncio.get_running_loop().time() + 0.1
-        return await Fanout(shards, BatchConfig()).fetch("r", ids, deadline=deadline)
+        return await Fanout(Shards.fixed(shards), BatchConfig()).fetch("r", ids, deadline=deadline)
 
     rows, missing = asyncio.run(scenario())
     assert missing == ("shard-1",)

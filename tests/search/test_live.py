@@ -4,13 +4,14 @@ import threading
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semrec_ray.search import live
 from semrec_ray.search.live import LiveRows, Own
 from semrec_ray.search.shard import ShardRows, open_rows
-from semrec_ray.store.buckets import BUCKETS, bucket_of
+from semrec_ray.store.buckets import ALL_BUCKETS, BUCKETS, bucket_of, mask_of
 from semrec_ray.store.changes import Change, Placed
 from semrec_ray.store.items import row_json
 from semrec_ray.types import FetchQuery, Hits, ShardQuery
@@ -19,25 +20,24 @@ DIMS = 5
 SCHEMA = pa.schema(
     [("item_id", pa.string()), ("title", pa.string()), ("year", pa.int32()), ("popularity", pa.float32())]
 )
-ALL = frozenset(range(BUCKETS))
 
 
-def own(buckets: frozenset[int] = ALL) -> Own:
-    def searcher(_ids, vectors):
+def own() -> Own:
+    def searcher(vectors):
         return open_rows(vectors, "cpu")
 
-    return Own("r", "s", buckets, SCHEMA, DIMS, lambda _: {}, searcher)
+    return Own("r", "s", SCHEMA, DIMS, lambda _: {}, searcher)
 
 
-def shard(items: dict[str, tuple[int, np.ndarray, float]], buckets: frozenset[int] = ALL) -> ShardRows:
+def shard(items: dict[str, tuple[int, np.ndarray, float]], buckets: int = ALL_BUCKETS) -> ShardRows:
     """The rows of {item_id: (year, vector, counted)}, built at once."""
-    ids = sorted((i for i in items if bucket_of(i) in buckets), key=str.encode)
+    ids = sorted((i for i in items if buckets >> bucket_of(i) & 1), key=str.encode)
     table = pa.Table.from_pylist(
         [{"item_id": i, "title": f"T {i}", "year": items[i][0], "popularity": None} for i in ids], schema=SCHEMA
     )
     vectors = np.array([items[i][1] for i in ids], np.float32).reshape(-1, DIMS)
     counted = np.array([items[i][2] for i in ids], np.float32)
-    return ShardRows("r", table, open_rows(vectors, "cpu"), {"popularity": counted, "trending": counted})
+    return ShardRows("r", table, open_rows(vectors, "cpu"), {"popularity": counted, "trending": counted}, buckets)
 
 
 def put(seq: int, item_id: str, year: int, vector: np.ndarray | None) -> Change:
@@ -67,11 +67,12 @@ def plain(hits: Hits) -> tuple[object, ...]:
     signals = {name: values.tolist() for name, values in details.signals.items()}
     marks = [mark.tolist() for mark in details.marks]
     fields = {name: list(values) for name, values in details.fields.items()}
-    return hits.release, hits.rows, hits.item_ids, hits.scores.tobytes(), hits.exact, signals, marks, fields
+    return hits.release, hits.buckets, hits.item_ids, hits.scores.tobytes(), hits.exact, signals, marks, fields
 
 
 def assert_same(rows: LiveRows, fresh: ShardRows, ids: list[str]) -> None:
     assert rows.count == len(fresh.item_ids)
+    assert (rows.held.buckets, rows.held.rows.tolist()) == (fresh.buckets, fresh.counts.tolist())
     assert list(map(plain, rows.search(QUERIES))) == list(map(plain, fresh.search(QUERIES)))
     asked = [
         FetchQuery("r", tuple(ids)),
@@ -94,9 +95,9 @@ change = st.tuples(
 @settings(deadline=None, max_examples=60)
 @given(st.lists(change, max_size=40), st.lists(st.integers(1, 7), min_size=1), st.integers(0, 8), st.booleans())
 def test_after_any_changes_the_answers_are_those_of_rows_built_at_once(changes, sizes, loaded, half):
-    buckets = frozenset(range(0, BUCKETS, 2)) if half else ALL
+    buckets = mask_of(range(0, BUCKETS, 2)) if half else ALL_BUCKETS
     items = {i: (n % 5, vector_of(n), float(n)) for n, i in enumerate(IDS[:loaded])}
-    rows = LiveRows(shard(items, buckets), 0, own(buckets))
+    rows = LiveRows(shard(items, buckets), 0, own())
     log = []
     for seq, (item_id, verb, year, seed) in enumerate(changes, 1):
         if verb == "delete":
@@ -116,6 +117,83 @@ def test_after_any_changes_the_answers_are_those_of_rows_built_at_once(changes, 
     assert_same(rows, shard(items, buckets), IDS)
 
 
+step = st.tuples(
+    st.sampled_from(IDS), st.sampled_from(["put", "keep", "delete", "take", "drop"]), st.integers(0, 2**16)
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(step, max_size=40), st.sampled_from([2, 4096]))
+def test_buckets_come_and_go_as_if_everything_were_built_at_once(steps, worn):
+    held, items = mask_of(range(0, BUCKETS, 2)), {i: (n % 5, vector_of(n), float(n)) for n, i in enumerate(IDS[:6])}
+    rows, seq = LiveRows(shard(items, held), 0, own()), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "REWRITTEN", (worn, 8))
+        for item_id, what, seed in steps:
+            some = mask_of(bucket_of(i) for n, i in enumerate(IDS) if seed >> n & 1)
+            if what == "take":
+                rows.take_in(LiveRows(shard(items, some & ~held), seq, own()))
+                held |= some
+            elif what == "drop":
+                rows.drop(some)
+                held &= ~some
+            else:
+                seq += 1
+                rows.apply([changed(items, seq, item_id, what, seed)])
+            assert_same(rows, shard(items, held), IDS)
+
+
+def changed(items: dict[str, tuple[int, np.ndarray, float]], seq: int, item_id: str, verb: str, seed: int) -> Change:
+    """Change the items as a change of the log does, which is returned; an item of another shard begins anew here."""
+    if verb == "delete":
+        items.pop(item_id, None)
+        return Change(seq, "delete", item_id)
+    before = items.get(item_id)
+    vector = vector_of(seed) if verb == "put" or before is None else None
+    items[item_id] = (seed % 5, before[1] if vector is None else vector, before[2] if before else 0.0)
+    return put(seq, item_id, seed % 5, vector)
+
+
+def test_what_goes_and_comes_back_while_everything_is_joined_is_not_there_twice(monkeypatch):
+    monkeypatch.setattr(live, "REWRITTEN", (20, 8))
+    items = {f"i{n}": (n % 5, vector_of(n), 1.0) for n in range(50)}
+    begun, go_on = threading.Event(), threading.Event()
+    join = Own.joined
+
+    def joined(self, segments, buckets):
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            assert go_on.wait(10)
+        return join(self, segments, buckets)
+
+    monkeypatch.setattr(Own, "joined", joined)
+    rows = LiveRows(shard(items), 0, own())
+    quarter, half = (mask_of(range(0, BUCKETS, step)) for step in (4, 2))
+    rows.drop(half)
+    assert begun.wait(10)
+    rows.take_in(LiveRows(shard(items, half), 0, own()))
+    rows.drop(quarter)
+    items["i1"] = (3, vector_of(99), 1.0)
+    rows.apply([put(1, "i1", 3, items["i1"][1])])
+    rows.take_in(LiveRows(shard(items, quarter), 1, own()))
+    assert_same(rows, shard(items), list(items))
+    segments = rows.segments
+    go_on.set()
+    deadline = threading.Event()
+    while rows.segments is segments and not deadline.wait(0.01):
+        pass
+    assert_same(rows, shard(items), list(items))
+
+
+def test_rows_of_another_moment_or_of_a_bucket_that_is_there_are_not_taken_in():
+    items = {"a": (1, vector_of(1), 0.0)}
+    rows = LiveRows(shard(items, 1), 3, own())
+    with pytest.raises(ValueError, match="as of 4"):
+        rows.take_in(LiveRows(shard(items, 2), 4, own()))
+    with pytest.raises(ValueError, match="nor a bucket into itself"):
+        rows.take_in(LiveRows(shard(items, 3), 3, own()))
+
+
 def test_small_segments_are_joined_so_there_are_few(rng):
     items = {f"i{n}": (n % 5, vector_of(n), 0.0) for n in range(300)}
     rows = LiveRows(shard(items), 0, own())
@@ -133,11 +211,11 @@ def test_what_changes_while_everything_is_joined_anew_is_not_lost(monkeypatch):
     slow = own()
     join = Own.joined
 
-    def joined(self, segments):
+    def joined(self, segments, buckets):
         if threading.current_thread() is not threading.main_thread():
             begun.set()
             assert go_on.wait(10)
-        return join(self, segments)
+        return join(self, segments, buckets)
 
     monkeypatch.setattr(Own, "joined", joined)
     rows = LiveRows(shard(items), 0, slow)

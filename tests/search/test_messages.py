@@ -16,6 +16,7 @@ from semrec_ray.search.messages import (
     unpack_queries,
     unpack_rows,
 )
+from semrec_ray.store.buckets import ALL_BUCKETS
 from semrec_ray.types import Details, FetchQuery, Hits, ItemRow, ShardQuery
 
 
@@ -43,18 +44,18 @@ QUERIES = [
     ShardQuery("r1", np.zeros(0, np.float32), 2),
 ]
 HITS = [
-    Hits("r", 10, ("a", "ü"), np.array([2, -1], np.float32)),
+    Hits("r", ALL_BUCKETS, ("a", "ü"), np.array([2, -1], np.float32)),
     InvalidRequest("bad filter"),
-    Hits("r", 10, (), np.zeros(0, np.float32), exact=False),
+    Hits("r", 0, (), np.zeros(0, np.float32), exact=False),
     Hits(
         "s",
-        4,
+        1 << 1023 | 5,
         ("c",),
         np.ones(1, np.float32),
         details=Details({"quality": np.full(1, np.nan, np.float32)}, (np.array([True]),), {"year": [None]}),
     ),
 ]
-FETCHES = [FetchQuery("r", ("a", "b"), ("title",), vectors=True), FetchQuery("r", ())]
+FETCHES = [FetchQuery("r", ("a", "b"), ("title",), vectors=True), FetchQuery("r", (), owner=False)]
 ROWS = [
     {"a": ItemRow({"title": "A"}, np.ones(4, np.float32), 0.5), "b": ItemRow({"title": None}, None)},
     OSError("cut off"),

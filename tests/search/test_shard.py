@@ -6,7 +6,7 @@ from semrec_ray.errors import SemrecError, StoreError
 from semrec_ray.publishing import publish
 from semrec_ray.search.pruned import PrunedRows
 from semrec_ray.search.shard import ShardRows, choose_device, load_shard
-from semrec_ray.store.buckets import buckets_owned
+from semrec_ray.store.buckets import ALL_BUCKETS, BUCKETS, buckets_of, buckets_owned, mask_of
 from semrec_ray.store.releases import read_channel, read_release
 from semrec_ray.types import FetchQuery, Release, ShardQuery
 from tests.conftest import catalog, fill
@@ -48,7 +48,7 @@ def test_a_batch_of_mixed_queries_gets_each_its_own_answer(shard, rng):
     answers = shard.search(queries)
     for query, answer in zip(queries, answers, strict=True):
         assert list(answer.item_ids) == expected(shard, query, range(1950, 1960) if query.filter else range(10_000))
-        assert answer.rows == 200
+        assert answer.buckets == ALL_BUCKETS
 
 
 def test_k_results_come_back_whenever_k_rows_may(shard, rng):
@@ -78,6 +78,8 @@ def test_the_shards_of_a_release_hold_every_item_once(live_store, shards):
     parts = [load_shard(live_store, release, buckets_owned(i, shards), "cpu") for i in range(shards)]
     ids = sorted(item_id for part in parts for item_id in part.item_ids)
     assert ids == [f"i{i:03d}" for i in range(60)]
+    assert [part.buckets for part in parts] == [mask_of(buckets_owned(i, shards)) for i in range(shards)]
+    assert sum(part.counts for part in parts).tolist() == np.bincount(buckets_of(ids), minlength=BUCKETS).tolist()
     assert all(part.item_ids == sorted(part.item_ids, key=str.encode) for part in parts)
 
 

@@ -58,7 +58,7 @@ def deployment(store: str, port: int) -> dict[str, Any]:
         | {
             "name": topology,
             "route_prefix": f"/{topology}",
-            "args": app["args"] | {"topology": topology, "store": store, "profile_partitions": 2},
+            "args": app["args"] | {"topology": topology, "store": store, "profile_partitions": 2, "move_grace_s": 2.0},
         }
         for topology in TOPOLOGIES
     ]

@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from semrec_ray.config import HnswConfig
 from semrec_ray.data.rows import Rows
 from semrec_ray.errors import Conflict, InvalidRequest, NotFound, SemrecError
 from semrec_ray.store import Store, cleaning, releases, tables, vectors
 from semrec_ray.store.artefacts import artefacts_table, write_artefact
+from semrec_ray.store.buckets import ALL_BUCKETS
 from semrec_ray.store.cleaning import Policy, age_s, clean, plan
 from semrec_ray.store.folder import Folder, open_folder
 from semrec_ray.store.indexes import index_key, write_index
@@ -184,7 +186,7 @@ def test_spaces_that_no_release_is_of_go_but_for_the_newest_and_what_they_were_l
         if kind == "learned":
             write_artefact(store, name, b"what was learned")
     made = release_of(store, "r1", "learned-live")
-    write_index(store, index_key(made, 0, 1, 16, 200), "rows", b"graph")
+    write_index(store, index_key(made, ALL_BUCKETS, 1, HnswConfig()), "rows", b"graph")
     point(store, "live", "r1")
     space_of(store, "learned-live", 3, "learned", "live", dims=5)
     space_of(store, "learned-new", 3, "learned", "new", dims=5)
@@ -209,7 +211,7 @@ def test_what_killed_processes_left_goes_once_it_is_old(store, later):
     table = pa.table({"item_id": ["i0"]})
     store.replace(vectors_table("half"), Rows.of(table.cast(keyed(table.schema, "item_id"))))  # no row says so
     indexes = Path(store.uri) / "indexes"
-    write_index(store, index_key(made, 0, 1, 16, 200), "rows", b"graph")
+    write_index(store, index_key(made, ALL_BUCKETS, 1, HnswConfig()), "rows", b"graph")
     (indexes / "given" / "items-1-vectors-1-shard-0-of-1-m16-ef200.hnsw").write_bytes(b"of before")
     (indexes / "given" / ".unfinished-x").write_bytes(b"half")
     (indexes / "lost").mkdir()
@@ -220,7 +222,7 @@ def test_what_killed_processes_left_goes_once_it_is_old(store, later):
     clean(store, POLICY)
     assert set(pins(store, "items")) == {pin_of("r1"), "mine"}
     assert store.find(vectors_table("half")) is None
-    assert [path.name for path in indexes.rglob("*.hnsw")] == [index_key(made, 0, 1, 16, 200).name]
+    assert [path.name for path in indexes.rglob("*.hnsw")] == [index_key(made, ALL_BUCKETS, 1, HnswConfig()).name]
     assert not list(indexes.rglob(".unfinished-*"))
 
 
@@ -263,8 +265,8 @@ def worn(tmp_path_factory) -> str:
     store = Store(str(tmp_path_factory.mktemp("worn") / "store"))
     release_of(store, "r0", "gone")
     made = [release_of(store, f"r{number}") for number in (1, 2, 3)]
-    write_index(store, index_key(made[0], 0, 1, 16, 200), "rows", b"old graph")
-    write_index(store, index_key(made[2], 0, 1, 16, 200), "rows", b"graph")
+    write_index(store, index_key(made[0], ALL_BUCKETS, 1, HnswConfig()), "rows", b"old graph")
+    write_index(store, index_key(made[2], ALL_BUCKETS, 1, HnswConfig()), "rows", b"graph")
     point(store, "live", "r0", "r1", "r2", "r3")
     point(store, "canary", "r2")
     store.pin("items", made[0].versions["items"], pin_of("never-written"))

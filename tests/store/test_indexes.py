@@ -9,7 +9,7 @@ import pytest
 from semrec_ray.errors import StoreError
 from semrec_ray.store.indexes import IndexKey, clean_indexes, read_index, rows_digest, write_index
 
-KEY = IndexKey("given", items=3, vectors=5, shard=0, shards=2, m=16, ef_construction=200)
+KEY = IndexKey("given", items=3, vectors=5, buckets="0f", m=16, ef_construction=200, shards=2)
 
 
 def test_an_index_is_read_as_it_was_saved_last(store):
@@ -20,10 +20,8 @@ def test_an_index_is_read_as_it_was_saved_last(store):
     assert path == f"{store.uri}/indexes/given/{KEY.name}"
 
 
-@pytest.mark.parametrize(
-    "other", [{name: 9} for name in ("items", "vectors", "shard", "shards", "m", "ef_construction")]
-)
-def test_another_version_another_shard_and_other_parameters_have_another_file(store, other):
+@pytest.mark.parametrize("other", [{name: 9} for name in ("items", "vectors", "buckets", "m", "ef_construction")])
+def test_another_version_other_buckets_and_other_parameters_have_another_file(store, other):
     write_index(store, KEY, "rows", b"index")
     assert read_index(store, replace(KEY, **other), "rows") is None
     assert read_index(store, replace(KEY, space="learned"), "rows") is None
