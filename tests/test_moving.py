@@ -106,11 +106,11 @@ async def serving(config: AppConfig, patch: pytest.MonkeyPatch) -> AsyncIterator
     fleet = LocalFleet(config)
     for place in range(config.shards):
         await fleet.start(f"shard-{place}")
-    others = open_profiles(config), open_text_encoders(config)
-    for part in others:
+    profiles, encoder = open_profiles(config), open_text_encoders(config)
+    for part in (profiles, encoder):
         part.held.refresh()
     known = Shards(partial(read_map, open_store(config), config.shards), fleet.port)
-    router = compose(config, known, *others, None)
+    router = compose(config, known, [profiles], encoder, None)
     await router.serving.refresh()
 
     async def look() -> None:
@@ -225,7 +225,9 @@ def test_interrupted_anywhere_the_same_command_completes_it_and_the_former_numbe
 def test_a_router_with_an_old_map_has_everything_for_the_grace_and_says_what_it_lacks_after_it(quick, monkeypatch):
     async def scenario():
         async with serving(quick, monkeypatch) as (fleet, router):
-            old = compose(quick, Shards(partial(read_map, open_store(quick), 2), fleet.port), *old_parts(router), None)
+            profiles, encoder = router.serving._others
+            known = Shards(partial(read_map, open_store(quick), 2), fleet.port)
+            old = compose(quick, known, [profiles], encoder, None)
             await old.serving.refresh()
             await Mover(quick, fleet).move(3)
             slate = await old.query(Query((Example(vector=[1.0] * 8),), k=60))
@@ -241,10 +243,6 @@ def test_a_router_with_an_old_map_has_everything_for_the_grace_and_says_what_it_
             assert (await old.item(gone))["item_id"] == gone
 
     asyncio.run(scenario())
-
-
-def old_parts(router: Recommender) -> tuple[object, ...]:
-    return tuple(router.serving._others)
 
 
 def test_what_cannot_be_moved_is_refused_with_what_to_do(quick, monkeypatch):

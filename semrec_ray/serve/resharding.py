@@ -1,7 +1,15 @@
 """A running application and a number of shards in, the shards started, moved and stopped on its Ray cluster.
 
 A shard beyond those that an application was built with is an application of its own, `<app>-shard-4`, without a route:
-starting or stopping one restarts nothing else.
+starting or stopping one restarts nothing else. What Serve 2.60 does with such an application (tried):
+
+`serve deploy` or `run` of the same YAML   it stays, and nothing restarts: what a YAML does not name is deleted only
+                                           where a YAML once deployed it
+the same with other `args`                 it stays, and every deployment of the application itself restarts; that is
+                                           built with all shards of the map, and asks its own; the next `semrec
+                                           reshard` (to the same number too) stops the further one, which is idle
+the controller is killed                   the new one finds it, and nothing restarts
+`serve shutdown`, a new cluster            it is gone; the application is built with all shards of the map
 """
 
 import asyncio

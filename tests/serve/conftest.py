@@ -30,6 +30,7 @@ class Served:
     store: str
     dashboard: str
     http: str
+    address: str = ""  # of the Ray cluster
     before: dict[str, httpx.Response] = field(default_factory=dict)  # /readyz of each app on the empty store
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)  # the last line of each job
 
@@ -81,7 +82,8 @@ def cluster() -> Iterator[Served]:
         patch.setenv(name, value)
     try:
         with running(node):
-            served = Served(store, node.dashboard, f"http://127.0.0.1:{port}")
+            address = (folder / "ray" / "ray_current_cluster").read_text().strip()
+            served = Served(store, node.dashboard, f"http://127.0.0.1:{port}", address)
             ServeSubmissionClient(node.dashboard).deploy_applications(deployment(store, port))
             for topology in TOPOLOGIES:
                 alive = served.url(topology, "/healthz")

@@ -1,7 +1,9 @@
 """A served app takes more shards and fewer while it is asked: no answer fails, lacks anything, or differs."""
 
 import asyncio
+import json
 import subprocess
+import sys
 
 import httpx
 
@@ -25,8 +27,19 @@ def questions(served: Served) -> list[tuple[dict[str, object], list[dict[str, ob
     return [(body, answer["items"]) for body, answer in zip(bodies, answers, strict=True)]
 
 
-async def asked_while(served: Served, asked: list, commands: list[list[str]]) -> tuple[list[dict], int]:
-    """Run jobs one after the other under reads at a fixed rate; return their reports, and how many reads there were."""
+def reshard(served: Served, shards: int) -> dict[str, object]:
+    """Run the command as an operator does; return the line of JSON that it ends with."""
+    command = [sys.executable, "-m", "semrec_ray.cli", "reshard", "--to", str(shards), "--app", "sharded"]
+    done = subprocess.run(
+        [*command, "--address", served.address], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    report: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return report
+
+
+async def asked_while(served: Served, asked: list, sizes: list[int]) -> tuple[list[dict], int]:
+    """Go through numbers of shards under reads at a fixed rate; return the reports, and how many reads there were."""
     begun: list[asyncio.Task[None]] = []
 
     async def ask(client: httpx.AsyncClient, number: int) -> None:
@@ -46,16 +59,14 @@ async def asked_while(served: Served, asked: list, commands: list[list[str]]) ->
 
     async with httpx.AsyncClient(timeout=20) as client:
         reading = asyncio.create_task(read(client))
-        reports = [await asyncio.to_thread(served.submit, *command) for command in commands]
+        reports = [await asyncio.to_thread(reshard, served, shards) for shards in sizes]
         reading.cancel()
         await asyncio.gather(*begun)
     return reports, len(begun)
 
 
 def test_two_shards_become_three_and_two_again_under_reads(served):
-    there, back = ["jobs.reshard", "--app", "sharded", "--to", "3"], ["jobs.reshard", "--app", "sharded", "--to", "2"]
-    asked = questions(served)
-    reports, reads = asyncio.run(asked_while(served, asked, [there, back]))
+    reports, reads = asyncio.run(asked_while(served, questions(served), [3, 2]))
     assert [(report["before"], report["shards"], report["buckets"]) for report in reports] == [(2, 3, 341), (3, 2, 341)]
     assert all(0.3 < report["share"] < 0.37 for report in reports)
     assert reads > 5 * RATE
