@@ -106,11 +106,11 @@ async def serving(config: AppConfig, patch: pytest.MonkeyPatch) -> AsyncIterator
     fleet = LocalFleet(config)
     for place in range(config.shards):
         await fleet.start(f"shard-{place}")
-    others = open_profiles(config), open_text_encoders(config)
-    for part in others:
+    profiles, encoder = open_profiles(config), open_text_encoders(config)
+    for part in (profiles, encoder):
         part.held.refresh()
     known = Shards(partial(read_map, open_store(config), config.shards), fleet.port)
-    router = compose(config, known, *others, None)
+    router = compose(config, known, [profiles], encoder, None)
     await router.serving.refresh()
 
     async def look() -> None:
@@ -244,7 +244,8 @@ def test_a_router_with_an_old_map_has_everything_for_the_grace_and_says_what_it_
 
 
 def old_parts(router: Recommender) -> tuple[object, ...]:
-    return tuple(router.serving._others)
+    *profiles, encoder = router.serving._others
+    return profiles, encoder
 
 
 def test_what_cannot_be_moved_is_refused_with_what_to_do(quick, monkeypatch):
