@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from semrec_ray.config import AppConfig
 from semrec_ray.encode import Encoder, open_encoder
-from semrec_ray.errors import InvalidRequest, NotHeld, SemrecError
+from semrec_ray.errors import InvalidRequest, NotHeld, SemrecError, Unavailable
 from semrec_ray.search.batcher import Batcher
 from semrec_ray.search.shards import ShardPort
 from semrec_ray.state.partitions import partition_name
@@ -199,6 +199,8 @@ class LocalProfiles(ProfilesPort):
                 answers.append(self.held.get(query.release).lookup(query))
             except SemrecError as error:
                 answers.append(error)
+            except (OSError, ValueError) as error:  # Lance's, of files that cannot be read
+                answers.append(Unavailable(f"user {query.user_id!r} cannot be counted now: {error}"))
         return answers
 
     async def status(self, serving: str | None = None) -> PartStatus:

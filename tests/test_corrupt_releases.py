@@ -17,6 +17,7 @@ from semrec_ray.parts import open_local_parts, open_profiles, open_shard
 from semrec_ray.pipeline import GIVEN
 from semrec_ray.publishing import make_release, publish
 from semrec_ray.recommender import Recommender, compose
+from semrec_ray.search.shards import Shards
 from semrec_ray.store import Store
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.items import ITEMS_TABLE
@@ -185,7 +186,7 @@ class Service:
 
     def __init__(self, config: AppConfig) -> None:
         shard, profiles, encoder = open_local_parts(config)
-        self.recommender = compose(config, [shard], [profiles], encoder, open_writer(config))
+        self.recommender = compose(config, Shards.fixed([shard]), [profiles], encoder, open_writer(config))
         self.parts: dict[str, Follower] = {
             "shard": shard.held,
             "profiles": profiles.held,

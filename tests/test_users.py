@@ -1,18 +1,22 @@
 """Profiles of a real store that follow its log: what they say is what the next publish makes of it, to the bit."""
 
 import asyncio
+import shutil
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from semrec_ray.config import AppConfig, SpaceConfig
+from semrec_ray.errors import SemrecError
 from semrec_ray.parts import open_profiles, open_shard, open_text_encoders
 from semrec_ray.pipeline import embed, embedded
 from semrec_ray.publishing import publish
 from semrec_ray.recommender import Recommender, compose
+from semrec_ray.search.shards import Shards
 from semrec_ray.state.partitions import partition_of
 from semrec_ray.state.profiles import Profiles
 from semrec_ray.store import Store
@@ -193,7 +197,7 @@ def test_a_recommender_asks_the_partition_of_the_user_and_sees_what_was_just_wri
         shard, encoder = open_shard(config, 0, shards=1), open_text_encoders(config)
         for part in (shard, encoder, *profiles):
             part.held.refresh()
-        recommender = compose(config, [shard], profiles, encoder, None)
+        recommender = compose(config, Shards.fixed([shard]), profiles, encoder, None)
         await recommender.serving.refresh()
         assert [part.name for part in recommender.serving.part_status] == [
             *(f"profiles-{i}" for i in range(4)),
@@ -209,6 +213,22 @@ def test_a_recommender_asks_the_partition_of_the_user_and_sees_what_was_just_wri
         assert (await recommender.user("ann")).events == 12
 
     asyncio.run(scenario())
+
+
+def test_who_cannot_be_counted_anew_costs_nobody_else_an_answer(config, live_store):
+    profiles = open_profiles(config)
+    profiles.held.refresh()
+    write(live_store, did(event("bob", "i005", 100.0)))
+    profiles.held.catch_up()
+    write(live_store, DeleteItem("i001"))
+    profiles.held.catch_up()
+    loaded = profiles.held.get(live_release(live_store).name)
+    loaded._items._released.clear()
+    shutil.rmtree(Path(live_store.uri) / "vectors" / "given.lance" / "data")
+    asked = [ProfileQuery(live_release(live_store).name, user) for user in ("ann", "bob")]
+    ann, bob = asyncio.run(profiles.lookup(asked))
+    assert ann.events == 12
+    assert isinstance(bob, SemrecError)
 
 
 def test_the_whole_in_one_process_follows_the_log_too(config, live_store):

@@ -90,7 +90,7 @@ def test_a_search_at_fault_is_found_and_the_channel_stays(live_store, rng, monke
         found = []
         for hits in search(rows, *queries):
             ids, scores = zip(*fault(list(zip(hits.item_ids, hits.scores, strict=True))), strict=True)
-            found.append(type(hits)(hits.release, hits.rows, ids, np.array(scores, np.float32)))
+            found.append(type(hits)(hits.release, hits.buckets, ids, np.array(scores, np.float32)))
         return found
 
     monkeypatch.setattr(ShardRows, "search", faulty)
