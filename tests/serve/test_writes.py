@@ -15,6 +15,7 @@ import pytest
 from benchmarks.living import lasting, recovered
 from benchmarks.living_load import Load, Seen, session
 from semrec_ray.cluster import wait_until
+from semrec_ray.state.partitions import partition_name, partition_of
 from semrec_ray.store import Store
 from tests.serve.conftest import TOPOLOGIES, Served
 from tests.serve.test_cluster import replica_pid
@@ -55,6 +56,38 @@ def test_a_text_that_was_put_is_found_by_who_names_its_seq_and_by_everybody_with
     assert gone > seq
     assert name not in found(http, writes, words, gone)
     assert http.get(f"/{writes}/v1/items/{name}").status_code == 404
+
+
+def test_an_event_changes_its_user_s_recommendations_within_a_second_and_a_restart_changes_nothing(served, http):
+    """The user is in one of two partitions of the profiles; that one is killed."""
+    user, films = "visitor 1", ["1", "2355", "3114"]
+
+    def slate(topology: str) -> dict[str, Any]:
+        response = http.get(f"/{topology}/v1/recommend/{user}?k=10")
+        assert response.status_code == 200, response.text
+        answer = response.json()
+        return {name: answer.get(name) for name in ("items", "coverage", "fallback")}
+
+    assert slate("sharded")["fallback"] == "popular"
+    for place, film in enumerate(films):
+        event = {"user_id": user, "item_id": film, "rating": 5.0 - place, "time": 1_700_000_000 + place}
+        before = slate("sharded")
+        assert http.post("/inline/v1/events", json={"events": [event]}).json()["accepted"] == 1
+        acknowledged = time.monotonic()
+        while (now := slate("sharded")) == before:
+            assert time.monotonic() - acknowledged < 1.0, "the next requests knew nothing of it for a second"
+    assert now["fallback"] is None
+    assert not {item["item_id"] for item in now["items"]} & set(films)
+    wait_until(lambda: slate("inline") == now, 5, "inline answers otherwise")
+    os.kill(replica_pid(served, "sharded", partition_name(partition_of(user, 2), 2)), signal.SIGKILL)
+    wait_until(lambda: http.get("/sharded/readyz").status_code != 200, 20, "nobody noticed")
+    wait_until(lambda: http.get("/sharded/readyz").status_code == 200, 60, "the profiles did not come back")
+    assert slate("sharded") == now
+    assert http.get(f"/sharded/v1/users/{user}").json()["events"] == 3
+    seq = http.delete(f"/sharded/v1/users/{user}").json()["seq"]
+    forgotten = http.post("/sharded/v1/query", json={"user_id": user, "k": 10, "min_seq": seq}).json()
+    assert forgotten["fallback"] == "popular"
+    assert http.get(f"/sharded/v1/users/{user}").status_code == 404
 
 
 def test_what_was_acknowledged_is_there_once_whatever_is_killed_meanwhile(served, http):
