@@ -176,10 +176,9 @@ class Recommender:
         self, query: Query, fields: tuple[str, ...], view: View, deadline: float, stages: Stages
     ) -> tuple[Vector | None, tuple[str, ...], list[Columns]]:
         """Return the query vector (None: nothing is known), what must not be answered, the examples' fields."""
-        item_ids, users, texts = (
-            sorted({value for example in query.examples if (value := getattr(example, source)) is not None})
-            for source in ("item_id", "user_id", "text")
-        )
+        item_ids = sorted({example.item_id for example in query.examples if example.item_id is not None})
+        users = sorted({example.user_id for example in query.examples if example.user_id is not None})
+        texts = sorted({example.text for example in query.examples if example.text is not None})
         with stages.stage("understand"):
             release = view.release.name  # what is submitted is on its way: all is asked at once
             asked_users = [self._profiles.submit(ProfileQuery(release, user), deadline) for user in users]
@@ -290,13 +289,12 @@ def _items(
     item_ids: Sequence[str], page: Page, fields: Sequence[str], columns: Mapping[str, Columns]
 ) -> tuple[Columns, ...]:
     """Return what is answered of each item: its id, its score, the wanted fields, and why it is there if asked for."""
-    items: list[Columns] = [
-        {"item_id": item_id, "score": score} for item_id, score in zip(item_ids, page.scores, strict=True)
-    ]
-    if fields:
-        for item in items:
-            known = columns.get(item["item_id"], {})
-            item.update({name: known.get(name) for name in fields})
+    items: list[Columns] = []
+    for item_id, score in zip(item_ids, page.scores, strict=True):
+        item, known = {"item_id": item_id, "score": score}, columns.get(item_id, {})
+        for name in fields:  # a loop costs half of what a comprehension for each item does
+            item[name] = known.get(name)
+        items.append(item)
     for item, why in zip(items, page.why, strict=False):  # none where nobody asked
         item["why"] = why
     return tuple(items)
