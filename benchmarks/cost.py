@@ -20,9 +20,11 @@ from benchmarks import asking, contestants
 from benchmarks.data import CHOICES, open_catalog
 from benchmarks.load import closed_loop, get, run
 from benchmarks.measure import keep
+from benchmarks.quiet import quietest
 from benchmarks.serve import WARM_S, requests_of
 
 TICKS = os.sysconf("SC_CLK_TCK")
+progress = Console(stderr=True)
 GROUPS = ("router", "shard", "haproxy", "ray")
 
 
@@ -75,9 +77,10 @@ def main(
             for kind in kinds.split(","):
                 requests = [get("/healthz")] if kind == "healthz" else requests_of(catalog, topology, kind)
                 run(closed_loop(port, requests, 2 if kind == "batch" else 64, WARM_S))
-                found = [measured(port, requests, clients, seconds) for _ in range(rounds)]
+                found = [quietest(lambda: measured(port, requests, clients, seconds)) for _ in range(rounds)]  # noqa: B023
                 best = min(found, key=lambda row: sum(row[name] for name in GROUPS))
                 rows.append({"without": left_out, "kind": kind} | best)
+                progress.print(rows[-1])
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*map(str, row.values()))
