@@ -116,11 +116,7 @@ class ShardRows:
             best = self.rows.top_k(np.stack(vectors), ks, keeps, without)
             for place, (rows, scores), k, keep, excluded in zip(places, best, ks, keeps, without, strict=True):
                 found[place] = rows, scores, self.rows.proves(k, keep, excluded)
-        fields = self._fields({place: rows for place, (rows, _, _) in found.items() if queries[place].fields}, queries)
-        for place, (rows, scores, exact) in found.items():
-            item_ids = tuple(self.item_ids[row] for row in rows)
-            details = self._details(rows, queries[place], fields.get(place, {}))
-            answers[place] = Hits(self.release, self.buckets, item_ids, scores, exact, details)
+        answers |= self._hits(found, queries)
         return [answers[place] for place in range(len(queries))]
 
     def fetch(self, queries: Sequence[FetchQuery]) -> list[dict[str, ItemRow]]:
@@ -162,6 +158,18 @@ class ShardRows:
         allowed[excluded] = False
         rows = order[allowed[order]][: query.k]
         return rows, self.signals[query.by][rows]
+
+    def _hits(
+        self, found: Mapping[int, tuple[Rows, Vector, bool]], queries: Sequence[ShardQuery]
+    ) -> dict[int, Hits | SemrecError]:
+        """Return the hits of each place whose rows and scores were found, and whether these are proven."""
+        fields = self._fields({place: rows for place, (rows, _, _) in found.items() if queries[place].fields}, queries)
+        hits: dict[int, Hits | SemrecError] = {}
+        for place, (rows, scores, exact) in found.items():
+            item_ids = tuple(self.item_ids[row] for row in rows)
+            details = self._details(rows, queries[place], fields.get(place, {}))
+            hits[place] = Hits(self.release, self.buckets, item_ids, scores, exact, details)
+        return hits
 
     def _fields(
         self, wanted: Mapping[int, Rows], queries: Sequence[ShardQuery]
