@@ -32,12 +32,13 @@ HAPROXY_SETTLES_S = 3.0
 WORKERS = 2
 MARK = "SEMREC_BENCH_PORT"  # in the environment of every process of a cluster: which of them are ours
 PEERS = ("naive", "flat", "hnsw100", "hnsw400", "lancedb")
-OURS = {
-    "sharded": {"topology": "sharded", "shards": 2, "routers": 1},
+SHARDED: dict[str, Any] = {"topology": "sharded", "batch": {}, "shards": 2, "routers": 1}
+OURS: dict[str, dict[str, Any]] = {
+    "sharded": SHARDED,
     "inline": {"topology": "inline", "routers": 2},
-    "shards1": {"topology": "sharded", "shards": 1, "routers": 1},
-    "shards4": {"topology": "sharded", "shards": 4, "routers": 1},
-    "routers8": {"topology": "sharded", "shards": 2, "routers": 8},
+    "shards1": SHARDED | {"shards": 1},
+    "shards4": SHARDED | {"shards": 4},
+    "routers8": SHARDED | {"routers": 8},
 }
 PLACED = 0.1  # of a core that Ray reserves for each replica: all of them fit on two
 
