@@ -1,9 +1,9 @@
 """Users per second of jobs.recommend_batch beside the search kernel alone: python -m benchmarks.bulk.
 
-The job runs as users run it, start-up included, on a Ray cluster of its own. The kernel is `search.exact.top_k` on
-the same vectors, users and exclusions, in as many processes at once, with as many threads each, as the job has actors;
-it is timed before the job and after it. Before a number is kept, rows of the job are compared with a brute force over
-the tables as plain Lance reads them.
+The job runs as users run it, start-up included, on a Ray cluster of its own. The kernel is the search that shards on a
+CPU do (`search/pruned.py`), on the same vectors, users and exclusions, in as many processes at once, with as many
+threads each, as the job has actors; it is timed before the job and after it. Before a number is kept, rows of the job
+are compared with a brute force over the tables as plain Lance reads them.
 """
 
 import multiprocessing
@@ -24,7 +24,7 @@ import typer
 from benchmarks.measure import keep
 from benchmarks.offline import cluster, matrix, run, show
 from semrec_ray.config import BatchConfig
-from semrec_ray.search.exact import top_k
+from semrec_ray.search.pruned import PrunedRows
 
 BATCH = BatchConfig().max_batch
 CHECKED = 50
@@ -51,13 +51,12 @@ def kernel_rate(store: str, k: int, threads: int, seconds: float) -> float:
     """Return the queries per second of the kernel in this process."""
     torch.set_num_threads(threads)
     tables = Tables(store, 1024)
-    items, users = torch.from_numpy(tables.items), torch.from_numpy(tables.users)
-    longest = float(np.linalg.norm(tables.items.astype(np.float64), axis=1).max())
+    rows, seen = PrunedRows.of(tables.items), [np.flatnonzero(~keep) for keep in tables.keeps]
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
-        at = done % len(users)
-        asked = users[at : at + BATCH]
-        top_k(items, asked, [k] * len(asked), list(tables.keeps[at : at + BATCH]), longest)
+        at = done % len(seen)
+        asked = tables.users[at : at + BATCH]
+        rows.top_k(asked, [k] * len(asked), [None] * len(asked), seen[at : at + BATCH])
         done += len(asked)
     return done / (time.perf_counter() - began)
 

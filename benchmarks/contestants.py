@@ -24,6 +24,7 @@ from semrec_ray.errors import Unavailable
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "serve_configs" / "local.yaml"
+PRODUCTION = ROOT / "serve_configs" / "production.yaml"
 FAST = ROOT / "serve_configs" / "fast.env"
 READY_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 20
@@ -31,13 +32,15 @@ HAPROXY_SETTLES_S = 3.0
 WORKERS = 2
 MARK = "SEMREC_BENCH_PORT"  # in the environment of every process of a cluster: which of them are ours
 PEERS = ("naive", "flat", "hnsw100", "hnsw400", "lancedb")
-OURS = {
-    "sharded": {"topology": "sharded", "shards": 2},
+SHARDED: dict[str, Any] = {"topology": "sharded", "batch": {}, "shards": 2, "routers": 1}
+OURS: dict[str, dict[str, Any]] = {
+    "sharded": SHARDED,
     "inline": {"topology": "inline", "routers": 2},
-    "shards1": {"topology": "sharded", "shards": 1},
-    "shards4": {"topology": "sharded", "shards": 4},
-    "routers8": {"topology": "sharded", "shards": 2, "routers": 8},
+    "shards1": SHARDED | {"shards": 1},
+    "shards4": SHARDED | {"shards": 4},
+    "routers8": SHARDED | {"routers": 8},
 }
+PLACED = 0.1  # of a core that Ray reserves for each replica: all of them fit on two
 
 
 def read_environment(path: Path) -> dict[str, str]:
@@ -67,10 +70,10 @@ def start(name: str, catalog: Catalog, environment: Mapping[str, str]) -> Iterat
 
 @contextlib.contextmanager
 def our_app(catalog: Catalog, args: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[int]:
-    """Serve the catalog's store with serve_configs/local.yaml and these arguments."""
-    config = yaml.safe_load(CONFIG.read_text())
+    """Serve the catalog's store with serve_configs/production.yaml and these arguments."""
+    config = yaml.safe_load(PRODUCTION.read_text())
     (app,) = config["applications"]
-    app["args"] |= {"store": catalog.store, "model": catalog.model} | dict(args)
+    app["args"] |= {"store": catalog.store, "model": catalog.model, "num_cpus": PLACED} | dict(args)
     with serving(config, environment) as port:
         yield port
 

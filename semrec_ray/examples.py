@@ -86,6 +86,8 @@ def given_vector(vector: Sequence[float], space: Space) -> Vector:
 
 
 def _padded(vector: Vector, space: Space) -> Vector:
+    if len(vector) == space.dims:
+        return vector
     return np.concatenate([vector, np.zeros(space.dims - len(vector), np.float32)])
 
 

@@ -20,6 +20,8 @@ from semrec_ray.types import Columns, Filter, Query
 
 MOST = {PinRule: 32, BoostRule: 16, BoostSameRule: 4, ExcludeRule: 16, CapRule: 8, ShareRule: 4}  # of a query
 
+PLAIN = Ranking()
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -52,6 +54,9 @@ def make_plan(
 
     InvalidRequest for a field or signal that the catalog's `columns` lack, and for a slate that is too long to rank.
     """
+    slots = query.offset + query.k
+    if not rules and _is_plain(query, config):
+        return Plan(PLAIN, query.filter or None, slots, slots)
     _check_rules(rules, columns)
     boosts: list[tuple[Filter, float]] = [(rule.boost, rule.factor) for rule in rules if isinstance(rule, BoostRule)]
     boosts += [
@@ -73,7 +78,7 @@ def make_plan(
     )
     filter = _without(query.filter, [rule.exclude for rule in rules if isinstance(rule, ExcludeRule)])
     if ranking.plain:
-        return Plan(ranking, filter, query.offset + query.k, query.offset + query.k)
+        return Plan(ranking, filter, slots, slots)
     _check_length(query, config)
     further: list[tuple[Filter, int]] = [(rule.share, config.candidates) for rule in shares]
     if pins:
@@ -81,7 +86,7 @@ def make_plan(
     return Plan(
         ranking,
         filter,
-        pool=max(config.candidates, query.offset + query.k),
+        pool=max(config.candidates, slots),
         searched=config.candidates,
         signals=_weighed(ranking.weights, known_signals(columns, config)),
         marks=tuple([filter for filter, _ in boosts] + [rule.share for rule in shares]),
@@ -102,6 +107,12 @@ def filter_of(rule: Rule) -> Filter | None:
 def both(first: Filter | None, second: Filter) -> Filter:
     """Return the filter of what satisfies both."""
     return {"$and": [first, second]} if first else second
+
+
+def _is_plain(query: Query, config: RankingConfig) -> bool:
+    """Return whether a query without rules wants nothing but the order of the search."""
+    diversity = config.diversity if query.diversity is None else query.diversity
+    return not diversity and not query.weights and _configured(config.weights) == PLAIN.weights
 
 
 def _without(filter: Filter | None, excluded: Sequence[Filter]) -> Filter | None:

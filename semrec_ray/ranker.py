@@ -26,6 +26,8 @@ class Ranker:
         self, asked: ShardQuery, plan: Plan, query: Query, deadline: float, stages: Stages
     ) -> tuple[Found, Page]:
         """Return the candidates of a query, and the page of them that answers it."""
+        if plan.ranking.plain:
+            return await self._plain_page(asked, plan, query, deadline, stages)
         with stages.stage("search"):
             found, head = await self._candidates(asked, plan, deadline)
         with stages.stage("rank"):
@@ -37,11 +39,18 @@ class Ranker:
                 page = _ranked(found, head, rows, plan, query)
         return replace(found, missing=tuple(dict.fromkeys((*found.missing, *unread)))), page
 
+    async def _plain_page(
+        self, asked: ShardQuery, plan: Plan, query: Query, deadline: float, stages: Stages
+    ) -> tuple[Found, Page]:
+        """Return the page of a query whose slate is the search itself, which most are."""
+        with stages.stage("search"):
+            found = await self.fanout.search(asked, total_rows=self.total_rows, deadline=deadline)
+        with stages.stage("rank"):
+            candidates = Candidates(found.item_ids, found.scores)
+            return found, rank(candidates, plan.ranking, offset=query.offset, k=query.k, explain=query.explain)
+
     async def _candidates(self, asked: ShardQuery, plan: Plan, deadline: float) -> tuple[Found, int]:
         """Return the candidates and how many of them are ranked anew: the best, and what rules cannot do without."""
-        if plan.ranking.plain:
-            found = await self.fanout.search(asked, total_rows=self.total_rows, deadline=deadline)
-            return found, len(found.item_ids)
         queries = [asked, *(replace(asked, filter=filter, k=rows) for filter, rows in plan.further)]
         main, *further = await asyncio.gather(
             *(self.fanout.search(query, total_rows=self.total_rows, deadline=deadline) for query in queries)

@@ -21,7 +21,7 @@ from semrec_ray.errors import NotFound, Unavailable
 from semrec_ray.examples import weighted_sum
 from semrec_ray.partitions import Partitions
 from semrec_ray.parts import EncoderPort, ProfilesPort, open_local_parts
-from semrec_ray.plan import compared_fields, filter_of, make_plan, rules_of
+from semrec_ray.plan import Plan, compared_fields, filter_of, make_plan, rules_of
 from semrec_ray.rank.pipeline import Page
 from semrec_ray.ranker import Ranker
 from semrec_ray.rules import Rule
@@ -33,6 +33,7 @@ from semrec_ray.serving import Serving, View, open_views
 from semrec_ray.stages import Stages
 from semrec_ray.types import (
     Columns,
+    Found,
     ItemRow,
     ProfileQuery,
     Query,
@@ -48,6 +49,7 @@ from semrec_ray.types import (
 from semrec_ray.write import WriterPort, open_writer
 
 FALLBACKS = {"popular": "popularity", "trending": "trending"}  # its name in an answer: the signal that ranks
+CARRIED = 20  # hits of every shard, at most, come with the fields that a page of so many needs: no second hop
 FETCH_SHARE = 0.2  # of the time left at the search: a shard that hangs must not cost the others' fields
 
 
@@ -97,6 +99,7 @@ class Recommender:
         vector, exclude, compared = await self._understand(query, compared_fields(rules), view, deadline, stages)
         plan = make_plan(query, rules, self.config.ranking, view.names, compared)
         fallback = query.fallback or self.config.ranking.fallback
+        carried = fields if _is_carried(plan, fields, view) else ()
         asked = ShardQuery(
             release=view.release.name,
             vector=vector,
@@ -106,14 +109,18 @@ class Recommender:
             by=FALLBACKS[fallback],
             signals=plan.signals,
             marks=plan.marks,
-            fields=plan.fields,
+            fields=plan.fields or carried,
         )
         ranker = Ranker(self.fanout, view.release.items, self.config.ranking.max_slots)
         found, page = await ranker.page(asked, plan, query, self._before(deadline, FETCH_SHARE), stages)
         self._require_coverage(query, found.coverage, found.missing)
         item_ids = [found.item_ids[i] for i in page.positions]
         with stages.stage("fetch"):
-            columns, unread = await self._columns(view, item_ids, fields, deadline)
+            unread: tuple[str, ...] = ()
+            if carried:
+                columns = _carried(found, page)
+            else:
+                columns, unread = await self._columns(view, item_ids, fields, deadline)
         return Slate(
             items=_items(item_ids, page, fields, columns),
             exact=found.exact,
@@ -176,10 +183,9 @@ class Recommender:
         self, query: Query, fields: tuple[str, ...], view: View, deadline: float, stages: Stages
     ) -> tuple[Vector | None, tuple[str, ...], list[Columns]]:
         """Return the query vector (None: nothing is known), what must not be answered, the examples' fields."""
-        item_ids, users, texts = (
-            sorted({value for example in query.examples if (value := getattr(example, source)) is not None})
-            for source in ("item_id", "user_id", "text")
-        )
+        item_ids = sorted({example.item_id for example in query.examples if example.item_id is not None})
+        users = sorted({example.user_id for example in query.examples if example.user_id is not None})
+        texts = sorted({example.text for example in query.examples if example.text is not None})
         with stages.stage("understand"):
             release = view.release.name  # what is submitted is on its way: all is asked at once
             asked_users = [self._profiles.submit(ProfileQuery(release, user), deadline) for user in users]
@@ -286,17 +292,28 @@ def compose(
     return Recommender(config, serving, Fanout(shards, config.batch, serving.rows), profiles, encoder, writer)
 
 
+def _is_carried(plan: Plan, fields: Sequence[str], view: View) -> bool:
+    """Return whether the hits bring the fields with them: those of a short page, as the configuration has them."""
+    return (
+        plan.ranking.plain and plan.pool <= CARRIED and (fields is view.standard or set(fields) <= set(view.standard))
+    )
+
+
+def _carried(found: Found, page: Page) -> dict[str, Columns]:
+    """Return the fields that came with the hits, of the items of a page."""
+    return {found.item_ids[i]: {name: of[i] for name, of in found.details.fields.items()} for i in page.positions}
+
+
 def _items(
     item_ids: Sequence[str], page: Page, fields: Sequence[str], columns: Mapping[str, Columns]
 ) -> tuple[Columns, ...]:
     """Return what is answered of each item: its id, its score, the wanted fields, and why it is there if asked for."""
-    items: list[Columns] = [
-        {"item_id": item_id, "score": score} for item_id, score in zip(item_ids, page.scores, strict=True)
-    ]
-    if fields:
-        for item in items:
-            known = columns.get(item["item_id"], {})
-            item.update({name: known.get(name) for name in fields})
+    items: list[Columns] = []
+    for item_id, score in zip(item_ids, page.scores, strict=True):
+        item, known = {"item_id": item_id, "score": score}, columns.get(item_id, {})
+        for name in fields:  # a loop costs half of what a comprehension for each item does
+            item[name] = known.get(name)
+        items.append(item)
     for item, why in zip(items, page.why, strict=False):  # none where nobody asked
         item["why"] = why
     return tuple(items)

@@ -4,10 +4,10 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
-from cachetools import LRUCache
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, SemrecError, StoreError, Unavailable
@@ -43,6 +43,23 @@ class Part(Protocol):
         ...
 
 
+class Recent(dict[str, T]):
+    """What was read of items lately, of at most so many; those that came first are forgotten first.
+
+    A plain dict to read from: who keeps the order of use pays for it with every item of every answer.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def keep(self, read: Mapping[str, T]) -> None:
+        """Keep what was read."""
+        self.update(read)
+        for item_id in list(islice(self, max(0, len(self) - self._most))):
+            del self[item_id]
+
+
 @dataclass(slots=True)
 class View:
     """What a router itself needs to know of a release, and what it keeps of its items.
@@ -56,8 +73,8 @@ class View:
     schema: pa.Schema  # of the items table, without what is nobody's field
     names: tuple[str, ...]  # of its columns
     standard: tuple[str, ...]  # the fields that are answered where a query names none
-    items: LRUCache[str, Columns]  # the standard fields of items that were answered lately
-    rows: LRUCache[str, ItemRow]  # the vectors of items that were examples lately
+    items: "Recent[Columns]"  # the standard fields of items that were answered lately
+    rows: "Recent[ItemRow]"  # the vectors of items that were examples lately
     seq: int = 0
     changed: dict[str, int] = field(default_factory=dict)  # item_id: the seq that every shard has to have first
     settled: int = 0  # how often changes were settled: what was asked for before that is not kept
@@ -69,14 +86,14 @@ class View:
                 self.changed[str(change.item_id)] = change.seq
             self.seq = max(self.seq, change.seq)
 
-    def kept(self, cache: LRUCache[str, T], item_ids: Iterable[str]) -> dict[str, T]:
+    def kept(self, cache: "Recent[T]", item_ids: Iterable[str]) -> dict[str, T]:
         """Return what a cache has of these items."""
         return {i: cache[i] for i in item_ids if i in cache and i not in self.changed}
 
-    def keep(self, cache: LRUCache[str, T], read: Mapping[str, T], settled: int) -> None:
+    def keep(self, cache: "Recent[T]", read: Mapping[str, T], settled: int) -> None:
         """Keep what was read of items; `settled` is what it was when they were asked for."""
         if settled == self.settled:
-            cache.update({i: value for i, value in read.items() if i not in self.changed} if self.changed else read)
+            cache.keep({i: value for i, value in read.items() if i not in self.changed} if self.changed else read)
 
     def settle(self, seq: int) -> None:
         """Forget what is kept of items whose changes every shard has by now."""
@@ -111,8 +128,8 @@ def open_views(config: AppConfig) -> Follower[View]:
         fields = pa.schema([field for field in schema if field.name not in INTERNAL])
         names = tuple(fields.names)
         standard = tuple(name for name in config.fields if name in names and name != "item_id")
-        items: LRUCache[str, Columns] = LRUCache(max(1, config.item_cache))
-        rows: LRUCache[str, ItemRow] = LRUCache(max(1, config.example_cache))
+        items: Recent[Columns] = Recent(config.item_cache)
+        rows: Recent[ItemRow] = Recent(config.example_cache)
         return View(release, space, fields, names, standard, items, rows, release.seq)
 
     return Follower(store, config.channel, load, release=config.release, log=config.live_writes)

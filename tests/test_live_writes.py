@@ -1,13 +1,14 @@
 """What a recommender in one process answers while the log of live writes goes on."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound
-from semrec_ray.recommender import Recommender
+from semrec_ray.recommender import CARRIED, Recommender
 from semrec_ray.store.changes import Change, Placed, append, open_log
 from semrec_ray.store.items import row_json
 from semrec_ray.types import Example, Query
@@ -127,11 +128,13 @@ def test_what_was_fetched_before_a_write_is_not_kept_after_it(config: AppConfig,
 
         queue = recommender.fanout.routes().fetch[0]
         shard_fetch, queue._call = queue._call, late
-        slate = await recommender.query(nearest(ONE, exclude=tuple(f"i{n:03d}" for n in range(60) if n != 5)))
+        long = replace(nearest(ONE), k=CARRIED + 1)  # than pages whose fields come with the hits
+        other = tuple(f"i{n:03d}" for n in range(60) if n != 5)
+        slate = await recommender.query(replace(long, exclude=other))
         assert slate.items[0]["year"] != 3000, "the answer was of before"
         queue._call = shard_fetch
         assert "i005" not in view.items
-        slate = await recommender.query(nearest(ONE))
+        slate = await recommender.query(long)
         assert slate.items[0]["year"] == 3000
 
     asyncio.run(scenario())

@@ -53,7 +53,7 @@ def test_every_command_is_there_and_explains_itself(command):
 def test_the_http_table_names_exactly_the_routes_there_are():
     named = re.findall(r"`(GET|POST|PUT|DELETE) (/[^`?]*)", README)
     documented = {f"{verb} {path}" for verb, path in named}
-    paths = create_app(lambda: None, LimitsConfig()).openapi()["paths"]
+    paths = create_app(lambda: None, LimitsConfig()).app.openapi()["paths"]
     assert documented == {f"{verb.upper()} {path}" for path, verbs in paths.items() for verb in verbs}
 
 

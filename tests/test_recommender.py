@@ -10,7 +10,7 @@ from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, Unavailable
 from semrec_ray.parts import open_profiles, open_shard, open_text_encoders
 from semrec_ray.publishing import publish
-from semrec_ray.recommender import Recommender, compose
+from semrec_ray.recommender import CARRIED, Recommender, compose
 from semrec_ray.search.shards import Shards
 from semrec_ray.types import Example, Query, Slate
 from tests.conftest import catalog, fill, ratings
@@ -133,6 +133,25 @@ def test_the_fields_are_those_that_were_asked_for(config):
     )
     assert some.items[0].keys() == {"item_id", "score", "year"}
     assert standard.items[0].keys() == {"item_id", "score", "title", "year", "categories"}
+
+
+def test_a_page_has_its_fields_with_the_hits_and_a_long_one_the_same_fields_by_a_second_hop(config):
+    async def scenario():
+        recommender = await Recommender.open(config)
+        (batcher,), fetched = recommender.fanout.routes().fetch, []
+        fetch = batcher._call
+
+        async def counted(queries):
+            fetched.extend(query.fields for query in queries)
+            return await fetch(queries)
+
+        batcher._call = counted
+        short, long = [await recommender.query(Query((Example(item_id="i009"),), k=k)) for k in (CARRIED, CARRIED + 1)]
+        return short, long, fetched
+
+    short, long, fetched = asyncio.run(scenario())
+    assert short.items == long.items[:CARRIED]
+    assert fetched == [(), ("title", "year", "categories")]  # the example's vector; the fields of the long page
 
 
 def test_every_answer_carries_its_stage_timings(config):

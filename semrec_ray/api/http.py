@@ -43,8 +43,13 @@ Offset = Annotated[int, Parameter(ge=0, description="how many to skip")]
 Fields = Annotated[str | None, Parameter(description="comma-separated columns to return; * for all")]
 
 
-def create_app(service: Callable[[], Service], limits: LimitsConfig) -> FastAPI:
+def create_app(service: Callable[[], Service], limits: LimitsConfig) -> QueryVerbs:
     """Return the ASGI application; `service` is called per request, so it may be made after the application."""
+    return QueryVerbs(_documented(service, limits), service, limits)
+
+
+def _documented(service: Callable[[], Service], limits: LimitsConfig) -> FastAPI:
+    """Return the application behind the query verbs: everything else, and the documentation of all."""
     app = FastAPI(
         title="semrec_ray",
         version=__version__,
@@ -58,7 +63,6 @@ def create_app(service: Callable[[], Service], limits: LimitsConfig) -> FastAPI:
     app.add_exception_handler(SemrecError, _expected)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(QueryVerbs, service=service, limits=limits)
     return app
 
 

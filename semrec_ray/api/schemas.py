@@ -13,10 +13,11 @@ from semrec_ray.errors import InvalidRequest, NotFound
 from semrec_ray.rules import MAX_RULES, AnyRule
 from semrec_ray.types import Example, Query, Slate, Written
 
+LONGEST_ID = 512  # of an item or a user
 LARGEST = 1e12  # of a vector's values and of weights: no sum of products overflows float32
 
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
-Id = Annotated[str, Field(min_length=1, max_length=512)]
+Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
 
 
 class Body(BaseModel):

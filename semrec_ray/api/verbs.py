@@ -1,12 +1,13 @@
 """The query verbs, straight from ASGI in, JSON out: what is asked most does not pass through FastAPI.
 
 FastAPI matches routes, solves dependencies and opens exit stacks for every request: a third of the router's Python. So
-this middleware answers the five verbs itself, with the same models and errors; everything else is FastAPI's, which also
-documents them (`http.py`).
+this application answers the five verbs itself, with the same models and errors; everything else is FastAPI's behind it,
+which also documents them (`http.py`).
 """
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -15,11 +16,11 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from semrec_ray.api.schemas import BatchBody, QueryBody, slate_json
+from semrec_ray.api.schemas import LONGEST_ID, BatchBody, QueryBody, slate_json
 from semrec_ray.api.wire import INTERNAL, REQUEST_ID, error_json, headers_of, problem, request_id_of
 from semrec_ray.config import LimitsConfig
 from semrec_ray.errors import InvalidRequest, SemrecError, TooLarge
-from semrec_ray.types import Query, Service, Slate
+from semrec_ray.types import Example, Query, Service, Slate
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ QUERY, BATCH, SEARCH, SIMILAR, RECOMMEND = (
     "/v1/similar/",
     "/v1/recommend/",
 )
+PAGINGS = 64  # what stands behind the `?` of short forms, kept as it was read: k, offset and fields
 
 
 class QueryVerbs:
@@ -41,6 +43,7 @@ class QueryVerbs:
 
     def __init__(self, app: ASGIApp, service: Callable[[], Service], limits: LimitsConfig) -> None:
         self.app, self._service, self._limits = app, service, limits
+        self._paging = lru_cache(PAGINGS)(self._read_paging)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a query verb, and pass on everything else."""
@@ -77,13 +80,28 @@ class QueryVerbs:
             return 500, orjson.dumps(error_json(*INTERNAL, name)), {}
 
     async def _query(self, scope: Scope, receive: Receive, name: str) -> Json:
-        return await self._slate(_parsed(QueryBody, await self._body(receive)), name)
+        return await self._slate(_parsed(QueryBody, await self._body(receive)).to_query(self._limits, name))
 
     async def _short(self, scope: Scope, receive: Receive, name: str) -> Json:
-        return await self._slate(_short_form(_path(scope), scope["query_string"]), name)
+        return await self._slate(self._short_query(_path(scope), scope["query_string"], name))
 
-    async def _slate(self, body: QueryBody, name: str) -> Json:
-        return slate_json(await self._service().query(body.to_query(self._limits, name)))
+    async def _slate(self, query: Query) -> Json:
+        return slate_json(await self._service().query(query))
+
+    def _short_query(self, path: str, query_string: bytes, name: str) -> Query:
+        if path.startswith(SIMILAR) and 0 < len(subject := path[len(SIMILAR) :]) <= LONGEST_ID:
+            return self._paged(Example(item_id=subject), query_string, name)
+        if path.startswith(RECOMMEND) and 0 < len(subject := path[len(RECOMMEND) :]) <= LONGEST_ID:
+            return self._paged(Example(user_id=subject), query_string, name)
+        return _short_form(path, query_string).to_query(self._limits, name)
+
+    def _paged(self, example: Example, query_string: bytes, name: str) -> Query:
+        """Return the query of one example; what stands behind the `?` has mostly been read before."""
+        asked = self._paging(query_string)
+        return Query((example,), k=asked.k, offset=asked.offset, fields=asked.fields, request_id=name)
+
+    def _read_paging(self, query_string: bytes) -> Query:
+        return _short_form(f"{RECOMMEND}anybody", query_string).to_query(self._limits, "")
 
     async def _batch(self, scope: Scope, receive: Receive, name: str) -> Json:
         body = _parsed(BatchBody, await self._body(receive))

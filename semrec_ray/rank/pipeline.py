@@ -69,9 +69,10 @@ class Page:
 def rank(found: Candidates, wanted: Ranking, *, offset: int, k: int, explain: bool = False) -> Page:
     """Return the page of k candidates behind the first `offset`, best first; `why` only where it is asked for."""
     if wanted.plain:
-        positions = list(range(len(found.item_ids)))[offset : offset + k]
+        page = slice(offset, offset + k)
+        positions = list(range(len(found.item_ids))[page])
         why = [{"similarity": float(found.scores[i]), "search_rank": i} for i in positions] if explain else []
-        return Page(positions, found.scores[positions].tolist(), why)
+        return Page(positions, found.scores[page].tolist(), why)
     head, boosts = found.head, _boosts(found.details, wanted)
     signals = _signals(found.details.signals, wanted.half_life_days)
     ahead = {name: values[:head] for name, values in signals.items()}

@@ -2,9 +2,13 @@
 
 There is no timer: an idle batcher calls at the end of the event loop's present turn, a busy one as soon as a
 call returns. So a lone request never waits, and under load the batches grow by themselves.
+
+A call belongs to no request: it runs in the context that the batcher was made in. In that of the request that woke it
+Ray Serve would take it for that request's own, and cancel it for all when that caller hangs up.
 """
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
@@ -44,6 +48,7 @@ class Batcher(Generic[In, Out]):
         self._in_flight: set[asyncio.Task[None]] = set()
         self._last_size = 0  # of the call that started last
         self._woken = False  # to start calls at the end of the loop's present turn
+        self._context = contextvars.copy_context()
 
     def submit(self, request: In, deadline: float) -> "asyncio.Future[Out]":
         """Return the future of the callee's answer to one request, or of its error.
@@ -59,7 +64,7 @@ class Batcher(Generic[In, Out]):
         self._waiting.append(_Asked(request, answer, deadline, loop.call_at(deadline, self._late, answer)))
         if not self._woken:
             self._woken = True
-            loop.call_soon(self._start)
+            loop.call_soon(self._start, context=self._context)
         return answer
 
     def _late(self, answer: "asyncio.Future[Out]") -> None:

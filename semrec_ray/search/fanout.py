@@ -82,7 +82,7 @@ class Fanout:
         A query that a shard refuses (InvalidRequest), and one that no shard could take or answer, is an error.
         """
         routes = self.routes()
-        excluded = routes.by_owner(query.exclude)
+        excluded = routes.by_owner(query.exclude) if len(routes.told) > 1 else {}
         asked = [
             queue.submit(replace(query, exclude=tuple(excluded.get(shard, ()))) if excluded else query, deadline)
             for shard, queue in enumerate(routes.search[: len(routes.told)])

@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 CHUNK = 64  # rows whose highest bound is looked at first
+LANES = CHUNK // 4
 NOTHING = np.float32(-np.inf)
 ANY_ORDER = {"reassoc", "contract", "nsz"}  # of additions; infinities keep their meaning
 
@@ -69,11 +70,19 @@ def bounds_of(products, first, of_rows, of_query, keep, without, bounds):
 
 @numba.njit(cache=True, nogil=True)
 def highest_of_chunks(bounds, highest):
-    """Write the highest of every CHUNK bounds to `highest`."""
+    """Write the highest of every CHUNK bounds to `highest`: LANES maxima side by side, as the processor takes them."""
+    lanes = np.empty(LANES, np.float32)
     for chunk in range(highest.shape[0]):
-        best = NOTHING
-        for i in range(chunk * CHUNK, min(bounds.shape[0], (chunk + 1) * CHUNK)):
-            best = max(best, bounds[i])
+        part = bounds[chunk * CHUNK : (chunk + 1) * CHUNK]
+        if part.shape[0] < CHUNK:
+            highest[chunk] = part.max()
+            continue
+        for i in range(LANES):
+            first, second = max(part[i], part[LANES + i]), max(part[2 * LANES + i], part[3 * LANES + i])
+            lanes[i] = max(first, second)
+        best = lanes[0]
+        for i in range(1, LANES):
+            best = max(best, lanes[i])
         highest[chunk] = best
 
 

@@ -7,10 +7,9 @@ are applied before the search: k results come back whenever k rows may be return
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -96,6 +95,7 @@ class ShardRows:
             id(None): (None, alive)
         }  # by the mask of a filter: queries of the same one share it
         answers: dict[int, Hits | SemrecError] = {}
+        found: dict[int, tuple[Rows, Vector, bool]] = {}
         near: list[tuple[int, Vector, int, Mask | None, Rows]] = []
         for place, query in enumerate(queries):
             try:
@@ -108,14 +108,15 @@ class ShardRows:
             keep = kept[id(mask)][1]
             excluded = self._rows_of(query.exclude)
             if query.vector is None:
-                answers[place] = self._highest(query, keep, excluded)
+                found[place] = *self._highest(query, keep, excluded), True
             else:
                 near.append((place, query.vector, query.k, keep, excluded))
         if near:
             places, vectors, ks, keeps, without = zip(*near, strict=True)
-            found = self.rows.top_k(np.stack(vectors), ks, keeps, without)
-            for place, best, k, keep, excluded in zip(places, found, ks, keeps, without, strict=True):
-                answers[place] = self._hits(*best, queries[place], exact=self.rows.proves(k, keep, excluded))
+            best = self.rows.top_k(np.stack(vectors), ks, keeps, without)
+            for place, (rows, scores), k, keep, excluded in zip(places, best, ks, keeps, without, strict=True):
+                found[place] = rows, scores, self.rows.proves(k, keep, excluded)
+        answers |= self._hits(found, queries)
         return [answers[place] for place in range(len(queries))]
 
     def fetch(self, queries: Sequence[FetchQuery]) -> list[dict[str, ItemRow]]:
@@ -150,25 +151,46 @@ class ShardRows:
         """Return the rows of the items that this shard holds."""
         return np.array([self.row_of[item_id] for item_id in item_ids if item_id in self.row_of], np.int64)
 
-    def _highest(self, query: ShardQuery, keep: Mask | None, excluded: Rows) -> Hits:
-        """Return the rows of the highest signal; ties to the smaller item_id."""
+    def _highest(self, query: ShardQuery, keep: Mask | None, excluded: Rows) -> tuple[Rows, Vector]:
+        """Return the rows of the highest signal, and that; ties to the smaller item_id."""
         order = self.order[query.by]
         allowed = np.ones(len(order), np.bool_) if keep is None else keep.copy()
         allowed[excluded] = False
         rows = order[allowed[order]][: query.k]
-        return self._hits(rows, self.signals[query.by][rows], query)
+        return rows, self.signals[query.by][rows]
 
-    def _hits(self, rows: Rows, scores: Vector, query: ShardQuery, *, exact: bool = True) -> Hits:
-        item_ids = tuple(self.item_ids[row] for row in rows)
-        return Hits(self.release, self.buckets, item_ids, scores, exact, self._details(rows, query))
+    def _hits(
+        self, found: Mapping[int, tuple[Rows, Vector, bool]], queries: Sequence[ShardQuery]
+    ) -> dict[int, Hits | SemrecError]:
+        """Return the hits of each place whose rows and scores were found, and whether these are proven."""
+        fields = self._fields({place: rows for place, (rows, _, _) in found.items() if queries[place].fields}, queries)
+        hits: dict[int, Hits | SemrecError] = {}
+        for place, (rows, scores, exact) in found.items():
+            item_ids = tuple(self.item_ids[row] for row in rows)
+            details = self._details(rows, queries[place], fields.get(place, {}))
+            hits[place] = Hits(self.release, self.buckets, item_ids, scores, exact, details)
+        return hits
 
-    def _details(self, rows: npt.NDArray[np.int64], query: ShardQuery) -> Details:
+    def _fields(
+        self, wanted: Mapping[int, Rows], queries: Sequence[ShardQuery]
+    ) -> dict[int, Mapping[str, Sequence[Any]]]:
+        """Return the fields of each place's rows that its query wants; those of all are read at once."""
+        found: dict[int, Mapping[str, Sequence[Any]]] = {}
+        for fields in {queries[place].fields for place in wanted}:
+            places = [place for place in wanted if queries[place].fields == fields]
+            rows = np.concatenate([wanted[place] for place in places])
+            values = {name: iter(self.table[name].take(rows).to_pylist()) for name in fields}
+            for place in places:
+                found[place] = {name: list(islice(of, len(wanted[place]))) for name, of in values.items()}
+        return found
+
+    def _details(self, rows: Rows, query: ShardQuery, fields: Mapping[str, Sequence[Any]]) -> Details:
         if not (query.signals or query.marks or query.fields):
             return Details()
         return Details(
             signals={name: self.signals[name][rows] for name in query.signals},
             marks=tuple(self.masks.get(filter)[rows] for filter in query.marks),
-            fields={name: self.table[name].take(rows).to_pylist() for name in query.fields},
+            fields=fields,
         )
 
 

@@ -4,9 +4,9 @@
 
 from typing import Any
 
-from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import BackpressureConfig
+from starlette.types import ASGIApp
 
 from semrec_ray.api.http import create_app
 from semrec_ray.config import AppConfig
@@ -31,7 +31,7 @@ def build(args: AppConfig) -> serve.Application:
     """
     config = args.resolved()
 
-    def http() -> FastAPI:
+    def http() -> ASGIApp:
         return create_app(this_router, config.limits)
 
     ingress = serve.ingress(http)(Router)

@@ -1,4 +1,5 @@
 import asyncio
+import contextvars
 
 import pytest
 
@@ -43,6 +44,25 @@ def test_a_lone_request_is_called_at_once():
         callee.gate.set()
         assert await callee.batcher().submit(1, later()) == 2
         assert callee.batches == [[1]]
+
+    asyncio.run(scenario())
+
+
+def test_a_call_runs_in_the_context_of_no_request():
+    asking: contextvars.ContextVar[str] = contextvars.ContextVar("asking", default="nobody")
+
+    async def callee(batch: list[int]) -> list[str]:
+        return [asking.get()] * len(batch)
+
+    async def scenario():
+        batcher = Batcher(callee, name="callee", max_batch=1, max_in_flight=1, max_waiting=9)
+
+        async def request(name: str) -> str:
+            asking.set(name)
+            return await batcher.submit(1, later())
+
+        # The second call is started by the end of the first.
+        assert await asyncio.gather(request("ann"), request("bob")) == ["nobody", "nobody"]
 
     asyncio.run(scenario())
 
