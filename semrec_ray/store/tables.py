@@ -155,10 +155,18 @@ class Store:
                 dataset.optimize.compact_files()
 
     def pin(self, name: str, version: int, tag: str) -> None:
-        """Keep a version from being cleaned up; pinning again under the same tag changes nothing."""
+        """Keep a version from being cleaned up; pinning again under the same tag changes nothing. Conflict if gone."""
         tags = self.open(name).tags
-        if tag not in tags.list():
-            tags.create(tag, version)
+        try:
+            if tag not in tags.list():
+                tags.create(tag, version)
+        except ValueError as error:
+            if self.find(name, version) is not None:
+                raise
+            raise Conflict(
+                f"version {version} of table {name!r} was cleaned up before it was pinned: publish again, and clean "
+                f"with a larger --min-age"
+            ) from error
 
     def _with_columns(self, name: str, schema: pa.Schema) -> lance.LanceDataset:
         dataset = self.create(name, schema)

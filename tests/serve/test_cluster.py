@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,8 +19,10 @@ from semrec_ray.config import DEMO_MODEL
 from semrec_ray.data import Source
 from semrec_ray.encode import open_encoder
 from semrec_ray.pipeline import embed, embed_here, import_data
-from semrec_ray.publishing import publish
+from semrec_ray.publishing import make_release, publish, roll_back
 from semrec_ray.store import Store
+from semrec_ray.store.releases import move_channel, read_channel
+from semrec_ray.store.users import users_table
 from tests.serve.conftest import TOPOLOGIES, Served
 
 QUERIES = 50
@@ -264,7 +267,7 @@ def test_a_killed_shard_makes_partial_answers_and_comes_back_by_itself(served, h
 
 
 def test_a_publish_reaches_the_served_apps_without_a_failed_request(served, http, tmp_path):
-    """Runs last: it changes the catalog."""
+    """Behind all but the next: it changes the catalog."""
     film = tmp_path / "film.jsonl"
     film.write_text(
         '{"item_id": "new/film 1", "title": "Toy Story of the Future", "year": 2030, "categories": ["Animation"]}\n'
@@ -296,3 +299,23 @@ def test_a_publish_reaches_the_served_apps_without_a_failed_request(served, http
         assert http.get(f"/{topology}/v1/items/new/film%201").json()["year"] == 2030
         near = http.get(f"/{topology}/v1/similar/new/film%201", params={"k": 5}).json()["items"]
         assert any(item["title"].startswith("Toy Story") for item in near)
+
+
+def test_a_damaged_release_never_replaces_the_one_that_serves(served, http):
+    store = Store(served.store)
+    before = {app: http.get(f"/{app}/v1/recommend/651", params={"k": 5}).json() for app in TOPOLOGIES}
+    bad = make_release(store, None)
+    table = users_table(bad.space)
+    for fragment in store.open(table, bad.versions[table]).get_fragments():
+        for file in fragment.data_files():
+            path = Path(store.table_uri(table)) / "data" / file.path
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    move_channel(store, "live", bad.name, expected=read_channel(store, "live"))
+    for app in TOPOLOGIES:
+        wait_until(lambda app=app: http.get(f"/{app}/readyz").status_code == 503, 30, "nobody says that it is damaged")
+        wait_until(lambda app=app: "profiles does not" in http.get(f"/{app}/v1/status").json()["reason"], 30, "nor why")
+        after = http.get(f"/{app}/v1/recommend/651", params={"k": 5}).json()
+        assert (after["release"], after["items"]) == (before[app]["release"], before[app]["items"])
+    assert roll_back(store).release == before["inline"]["release"]
+    for app in TOPOLOGIES:
+        wait_until(lambda app=app: http.get(f"/{app}/readyz").status_code == 200, 30, "the roll-back is not followed")

@@ -413,6 +413,14 @@ def test_a_release_of_a_space_that_was_removed_is_refused_before_anything_is_wri
     assert pin_of("r2") not in pins(store, "items")
 
 
+def test_a_version_that_is_gone_before_it_is_pinned_is_a_conflict_and_no_release(store):
+    made = release_of(store, "r1")
+    lost = {**made.versions, "items": 99}
+    with pytest.raises(Conflict, match="version 99 of table 'items' was cleaned up before it was pinned"):
+        create_release(store, Release("r2", "given", lost, 3, 4, 0, now(), {}))
+    assert [release.name for release in read_releases(store)] == ["r1"]
+
+
 def test_a_store_of_before_there_were_claims_is_cleaned_and_claimed_too(store, later):
     for name in ("r1", "r2", "r3", "r4"):
         release_of(store, name)
