@@ -11,7 +11,7 @@ from semrec_ray import migration, pipeline
 from semrec_ray.comparison import Difference, Keys, compare, named_release
 from semrec_ray.config import read_settings, resolve_store
 from semrec_ray.gates import Gates, publish_gated, wanted_gates
-from semrec_ray.publishing import roll_back
+from semrec_ray.rollback import roll_back
 from semrec_ray.store import Store
 from semrec_ray.store.cleaning import Policy, age_s, facts, plan
 from semrec_ray.store.cleaning import clean as remove

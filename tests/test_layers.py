@@ -17,7 +17,7 @@ LAYERS = [
     {"plan", "users", "write"},
     {"parts", "serving", "examples", "ranker", "moving"},
     {"partitions"},
-    {"recommender", "pipeline", "publishing", "indexing", "training", "api"},
+    {"recommender", "pipeline", "publishing", "rollback", "indexing", "training", "api"},
     {"cluster", "evaluate", "bulk", "asking"},
     {"gates", "comparison"},
     {"migration"},

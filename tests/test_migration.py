@@ -14,8 +14,9 @@ from semrec_ray.errors import GateRefused, InvalidRequest
 from semrec_ray.gates import Gates
 from semrec_ray.migration import migrate
 from semrec_ray.pipeline import embed, embed_here, embedded
-from semrec_ray.publishing import publish, roll_back
+from semrec_ray.publishing import publish
 from semrec_ray.recommender import Recommender
+from semrec_ray.rollback import roll_back
 from semrec_ray.store.releases import read_channel, read_release, read_releases
 from semrec_ray.store.vectors import embeddings_table, read_space, read_spaces
 from semrec_ray.training import train

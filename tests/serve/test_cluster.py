@@ -19,7 +19,8 @@ from semrec_ray.config import DEMO_MODEL
 from semrec_ray.data import Source
 from semrec_ray.encode import open_encoder
 from semrec_ray.pipeline import embed, embed_here, import_data
-from semrec_ray.publishing import make_release, publish, roll_back
+from semrec_ray.publishing import make_release, publish
+from semrec_ray.rollback import roll_back
 from semrec_ray.store import Store
 from semrec_ray.store.releases import move_channel, read_channel
 from semrec_ray.store.users import users_table

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from semrec_ray.errors import InvalidRequest, NotFound
-from semrec_ray.publishing import publish, roll_back
+from semrec_ray.publishing import publish
+from semrec_ray.rollback import roll_back
 from semrec_ray.store.changes import Change, Placed, append, open_log
 from semrec_ray.store.items import row_json
 from semrec_ray.store.releases import channel_history, read_channel, read_release
