@@ -154,12 +154,23 @@ class Store:
             with contextlib.suppress(CommitConflictError):
                 dataset.optimize.compact_files()
 
+    def tags(self, name: str) -> dict[str, Any]:
+        """Return the tags of a table, as Lance describes them; none where there is no such table."""
+        dataset = self.find(name)
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return {} if dataset is None else dict(dataset.tags.list())
+            except ValueError:  # one that was listed was removed before it was read
+                if not tries_left:
+                    raise
+        return {}
+
     def pin(self, name: str, version: int, tag: str) -> None:
         """Keep a version from being cleaned up; pinning again under the same tag changes nothing. Conflict if gone."""
-        tags = self.open(name).tags
+        if tag in self.tags(name):
+            return
         try:
-            if tag not in tags.list():
-                tags.create(tag, version)
+            self.open(name).tags.create(tag, version)
         except ValueError as error:
             if self.find(name, version) is not None:
                 raise

@@ -17,20 +17,17 @@ class Pin:
 
 def pins(store: Store, table: str) -> dict[str, Pin]:
     """Return the tags of a table, none where there is no such table."""
-    dataset = store.find(table)
-    found = {} if dataset is None else dataset.tags.list()
-    return {tag: Pin(pin["version"], pin["created_at"].timestamp()) for tag, pin in found.items()}
+    return {tag: Pin(pin["version"], pin["created_at"].timestamp()) for tag, pin in store.tags(table).items()}
 
 
 def unpin(store: Store, table: str, tag: str) -> None:
     """Remove a tag; nothing where there is no such tag or table."""
-    dataset = store.find(table)
-    if dataset is None or tag not in dataset.tags.list():
+    if tag not in store.tags(table):
         return
     try:
-        dataset.tags.delete(tag)
+        store.open(table).tags.delete(tag)
     except ValueError:  # somebody else removed it in between
-        if tag in dataset.tags.list():
+        if tag in store.tags(table):
             raise
 
 

@@ -1,6 +1,7 @@
 """What a clean-up removes and what it never does: whatever is pointed at, young or protected; at any interruption."""
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from semrec_ray.store.releases import (
 from semrec_ray.store.tables import keyed
 from semrec_ray.store.users import POPULARITY_TABLE, users_table, write_popularity, write_users
 from semrec_ray.store.vectors import put_space, read_spaces, vectors_table, write_vectors
-from semrec_ray.store.versions import pins
+from semrec_ray.store.versions import pins, unpin
 from semrec_ray.types import Release, Space
 
 HOURS_S = 7200.0
@@ -419,6 +420,26 @@ def test_a_version_that_is_gone_before_it_is_pinned_is_a_conflict_and_no_release
     with pytest.raises(Conflict, match="version 99 of table 'items' was cleaned up before it was pinned"):
         create_release(store, Release("r2", "given", lost, 3, 4, 0, now(), {}))
     assert [release.name for release in read_releases(store)] == ["r1"]
+
+
+def test_tags_are_listed_while_others_are_removed(store):
+    """Lance reads one after the other what it has listed, and fails of one that was removed meanwhile."""
+    made = release_of(store, "r1")
+    removing, listed = threading.Event(), 0
+
+    def remove() -> None:
+        for number in range(30):
+            store.pin("items", made.versions["items"], f"tag-{number}")
+            unpin(store, "items", f"tag-{number}")
+        removing.set()
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    while not removing.is_set():
+        assert pin_of("r1") in pins(store, "items")
+        listed += 1
+    thread.join()
+    assert listed
 
 
 def test_a_store_of_before_there_were_claims_is_cleaned_and_claimed_too(store, later):
