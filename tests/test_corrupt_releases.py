@@ -268,7 +268,7 @@ def test_a_part_that_starts_anew_loads_what_the_routers_answer_from(store, servi
     damaged(store, "users/given lost")
     service.poll()
     config = service.recommender.config
-    for anew, holds in ((open_shard(config, 0, shards=1), ["bad", old]), (open_profiles(config), [old])):
+    for anew, holds in ((open_shard(config, 0, shards=None), ["bad", old]), (open_profiles(config), [old])):
         anew.held.refresh()
         asyncio.run(anew.status(old))
         anew.held.refresh()
