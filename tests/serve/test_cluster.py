@@ -314,7 +314,7 @@ def test_a_damaged_release_never_replaces_the_one_that_serves(served, http):
     move_channel(store, "live", bad.name, expected=read_channel(store, "live"))
     for app in TOPOLOGIES:
         wait_until(lambda app=app: http.get(f"/{app}/readyz").status_code == 503, 30, "nobody says that it is damaged")
-        wait_until(lambda app=app: "profiles does not" in http.get(f"/{app}/v1/status").json()["reason"], 30, "nor why")
+        wait_until(lambda app=app: "does not hold" in http.get(f"/{app}/v1/status").json()["reason"], 30, "nor why")
         after = http.get(f"/{app}/v1/recommend/651", params={"k": 5}).json()
         assert (after["release"], after["items"]) == (before[app]["release"], before[app]["items"])
     assert roll_back(store).release == before["inline"]["release"]
