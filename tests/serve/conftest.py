@@ -82,7 +82,9 @@ def cluster() -> Iterator[Served]:
         patch.setenv(name, value)
     try:
         with running(node):
-            address = (folder / "ray" / "ray_current_cluster").read_text().strip()
+            note = folder / "ray" / "ray_current_cluster"  # Ray writes it last
+            wait_until(note.exists, 60, f"Ray did not start, see {node.log}")
+            address = note.read_text().strip()
             served = Served(store, node.dashboard, f"http://127.0.0.1:{port}", address)
             ServeSubmissionClient(node.dashboard).deploy_applications(deployment(store, port))
             for topology in TOPOLOGIES:
