@@ -172,17 +172,18 @@ def _ms(seconds: list[float], q: float) -> float:
 
 def main(
     items: Annotated[int, typer.Option(help="generated, with vectors")] = 60_000,
-    dims: Annotated[int, typer.Option()] = 384,
+    dims: Annotated[int, typer.Option()] = 64,
     shards: Annotated[str, typer.Option(help="numbers of shards, one after the other")] = "4,6,4",
     rate: Annotated[float, typer.Option(help="reads a second, open loop")] = 50.0,
     seconds: Annotated[float, typer.Option(help="before, between and after the moves")] = 10.0,
+    env: Annotated[Path, typer.Option(help="our app's environment")] = contestants.FAST,
 ) -> None:
     """Take a served catalog to other numbers of shards and back, under reads that are all checked."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     first, *others = map(int, shards.split(","))
     with catalog(items, dims) as store:
         asked = questions(store)
-        with contestants.serving(our_config(store, shards=first), {}) as port:
+        with contestants.serving(our_config(store, shards=first), contestants.read_environment(env)) as port:
             found = asyncio.run(moved(port, asked, others, rate, seconds))
     show(f"{items:,} x {dims}, {shards} shards, {rate:g} reads/s", found["rows"])
     wrong = found.pop("wrong")

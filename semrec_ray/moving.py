@@ -30,7 +30,7 @@ from semrec_ray.types import PartStatus
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.5  # between two looks at the shards
-STATUS_TIMEOUT_S = 5.0
+STATUS_TIMEOUT_S = 30.0  # a shard that loads on a busy machine answers late
 
 
 class Fleet(Protocol):

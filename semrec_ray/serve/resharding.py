@@ -33,7 +33,7 @@ from semrec_ray.types import PartStatus
 
 START_LOOK_S = 0.5
 START_TIMEOUT_S = 600.0  # of one shard, which loads nothing before it is moved to
-ANSWER_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
 ENDED = ("DEPLOY_FAILED", "UNHEALTHY")
 
