@@ -4,6 +4,7 @@ Rows are ordered by the UTF-8 bytes of their item_id, so a tie goes to the small
 are applied before the search: k results come back whenever k rows may be returned.
 """
 
+import ctypes
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -246,8 +247,17 @@ def load_shard(
     item_ids, mask = columns["item_id"].to_pylist(), mask_of(buckets)
     searcher = indexed.rows(release, mask, item_ids, vectors) if indexed else open_rows(vectors, device)
     rows = ShardRows(release.name, columns, searcher, signals, mask)
+    _give_back_memory()
     logger.info("loaded %d x %d rows of release %s on %s", *vectors.shape, release.name, device)
     return rows
+
+
+def _give_back_memory() -> None:
+    """Give the system what loading needed and freed: Arrow's pool and malloc keep it, as much as the rows take."""
+    pa.default_memory_pool().release_unused()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc
+        libc.malloc_trim(0)
 
 
 def _counted(store: Store, release: Release, item_ids: pa.ChunkedArray) -> dict[str, Vector]:
