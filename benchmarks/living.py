@@ -45,6 +45,7 @@ from semrec_ray.write import fold
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 StoreOption = Annotated[Path, typer.Option(help="of a served content space; it is copied")]
 Seconds = Annotated[float, typer.Option(help="of load")]
+EnvOption = Annotated[Path, typer.Option(help="our app's environment")]
 
 
 @contextlib.contextmanager
@@ -65,9 +66,9 @@ def our_config(store: Path, **args: object) -> dict[str, Any]:
 
 
 @app.command()
-def writes(store: StoreOption, seconds: Seconds = 60.0) -> None:
+def writes(store: StoreOption, seconds: Seconds = 60.0, env: EnvOption = contestants.FAST) -> None:
     """100 upserts and 20 deletes a second, 10 texts to embed, 10 events, under 50 reads a second."""
-    with copied(store) as copy, contestants.serving(our_config(copy), {}) as port:
+    with copied(store) as copy, contestants.serving(our_config(copy), contestants.read_environment(env)) as port:
         items = read_items(Store(str(copy)), columns=["item_id"])["item_id"].to_pylist()
         load = Load(f"http://127.0.0.1:{port}", items, 384, strict=True)
 
@@ -94,12 +95,17 @@ def writes(store: StoreOption, seconds: Seconds = 60.0) -> None:
 
 
 @app.command()
-def swap(store: StoreOption, seconds: Seconds = 20.0, rate: Annotated[float, typer.Option()] = 50.0) -> None:
+def swap(
+    store: StoreOption,
+    seconds: Seconds = 20.0,
+    rate: Annotated[float, typer.Option(help="reads a second")] = 50.0,
+    env: EnvOption = contestants.FAST,
+) -> None:
     """Publish a release of another space and dimension, then roll it back, under reads."""
     with copied(store) as copy:
         tables = Store(str(copy))
         answers = {space: best_of(tables, space) for space in (other_space(tables), served_space(tables))}
-        with contestants.serving(our_config(copy), {}) as port:
+        with contestants.serving(our_config(copy), contestants.read_environment(env)) as port:
             phases = asyncio.run(swapped(f"http://127.0.0.1:{port}", copy, answers, seconds, rate))
     rows: list[dict[str, Any]] = [
         {"phase": name, "reads": len(seen), "p50_ms": _ms(seen, 50), "p99_ms": _ms(seen, 99)}
@@ -195,6 +201,7 @@ def chaos(
     store: StoreOption,
     rounds: Annotated[int, typer.Option(help="kills")] = 20,
     seed: Annotated[int, typer.Option(help="of what is killed when")] = 0,
+    env: EnvOption = contestants.FAST,
 ) -> None:
     """Kill -9 parts of the service at random moments of the load of `writes`; look at what is there after each."""
     rng, rows = random.Random(seed), list[dict[str, Any]]()
@@ -205,7 +212,7 @@ def chaos(
         rng.shuffle(left)
         while left:
             with contextlib.ExitStack() as stack:
-                port = stack.enter_context(contestants.serving(our_config(copy), {}))
+                port = stack.enter_context(contestants.serving(our_config(copy), contestants.read_environment(env)))
                 load.url = f"http://127.0.0.1:{port}"
                 target = ""
                 while left and target != "cluster":
