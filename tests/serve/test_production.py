@@ -58,6 +58,9 @@ def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, m
     environment |= {"RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 9)}
     config = yaml.safe_load((ROOT / "serve_configs" / "production.yaml").read_text())
     config["http_options"]["port"] = port
+    (inline,) = config["applications"]
+    arguments = inline["args"] | {"topology": "sharded", "shards": 2, "routers": 1}
+    config["applications"] += [inline | {"name": "sharded", "route_prefix": "/sharded", "args": arguments}]
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     node = HeadNode(
@@ -67,11 +70,19 @@ def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, m
         client = ServeSubmissionClient(node.dashboard)
         client.deploy_applications(config)
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(f"{url}/readyz"), 120, f"it does not become ready, see {node.log}")
+        for app in ("", "/sharded"):
+            ready = f"{url}{app}/readyz"
+            wait_until(lambda url=ready: answers(url), 120, f"{url}{app} does not become ready, see {node.log}")
         # HAProxy starts anew with each replica that joins, and closes connections then.
         apps = lambda: client.get_serve_details()["applications"].values()  # noqa: E731
         wait_until(lambda: all(app["status"] == "RUNNING" for app in apps()), 60, "not every router runs")
         over_http = [httpx.get(f"{url}/v1/similar/i{i:03d}").json()["items"] for i in range(20)]
+        of_shards = [httpx.get(f"{url}/sharded/v1/similar/i{i:03d}").json()["items"] for i in range(20)]
+        item = {"item_id": "new", "title": "New", "vector": [9.0] * 8}
+        seq = httpx.put(f"{url}/sharded/v1/items", json={"items": [item]}).json()["seq"]
+        asked = {"vector": [1.0] * 8, "min_seq": seq, "k": 1}
+        live = [httpx.post(f"{url}{app}/v1/query", json=asked).json()["items"] for app in ("", "/sharded")]
+        assert httpx.delete(f"{url}/v1/items/new").json()["seq"] == seq + 1
         batch = {"queries": [{"examples": [{"item_id": f"i{i:03d}"}]} for i in range(20)]}
         together = httpx.post(f"{url}/v1/query/batch", json=batch).json()["results"]
         begun = {pid for pid in descendants(os.getpid()) if belongs(pid, folder)}
@@ -81,3 +92,5 @@ def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, m
     wait_until(lambda: not any(belongs(pid, folder) for pid in begun), 10, "a process outlived its cluster")
     assert over_http == orjson.loads(orjson.dumps(asyncio.run(here(live_store.uri))))
     assert [result["items"] for result in together] == over_http
+    assert of_shards == over_http
+    assert [[item["item_id"] for item in items] for items in live] == [["new"], ["new"]]
