@@ -77,8 +77,7 @@ def writes(store: StoreOption, seconds: Seconds = 60.0, env: EnvOption = contest
                 await load.run(client, 3.0, {"read": 20.0, "text": 2.0})  # models load
                 load.seen = Seen()
                 await load.run(client, seconds, RATES)
-                status = await load.get("/v1/status")
-                return await load.differences(), status
+                return await load.differences(), await load.get("/v1/status")
 
         differences, status = asyncio.run(whole())
     living = sum(item is not None for item in load.model.items.values())
