@@ -192,6 +192,7 @@ def _ms(seconds: list[float], q: float) -> float:
     return round(float(np.percentile(seconds, q)) * 1000, 1)
 
 
+LOOKED_AT = 1000  # items after each kill; in the end the tables are compared with all that was acknowledged
 TARGETS = ("writer", "shard-0", "shard-1", "router", "cluster")
 
 
@@ -248,7 +249,7 @@ async def killed(load: Load, port: int, target: str, after_s: float) -> dict[str
         await asyncio.sleep(1.0)
         load.going = False
         await going
-        differences = await load.differences()
+        differences = await load.differences(LOOKED_AT)
     for difference in differences[:5]:
         print(difference)
     failed = {"failed": len(load.seen.failures), "unacknowledged": load.seen.refused}
