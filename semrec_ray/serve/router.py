@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayActorError
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, SemrecError, Unavailable
@@ -57,6 +58,8 @@ class HandlePort:
                 answer: Written | SemrecError = await self._handle.write.remote(write, timeout_s)
         except TimeoutError:
             raise DeadlineExceeded(f"the writer did not answer in {timeout_s:g} s: write it again") from None
+        except RayActorError:
+            raise Unavailable("the writer went away meanwhile: write it again, it comes to the same") from None
         if isinstance(answer, Exception):
             raise answer
         return answer

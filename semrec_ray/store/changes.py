@@ -82,9 +82,6 @@ class Log:
     dataset: lance.LanceDataset
     seq: int  # of the last change, 0 where there was none
 
-    def __reduce__(self) -> tuple[object, tuple[Store]]:
-        return open_log, (self.store,)
-
     @property
     def files(self) -> tuple[str, ...]:
         """The names of its files, the oldest first."""
@@ -114,14 +111,7 @@ def read_changes(log: Log, after: int, *, known: Log | None = None) -> list[Chan
 
     `known` is an earlier version of which everything up to `after` was read: its files are passed over.
     """
-    return list(_changes(_read(log, after, known, None)))
-
-
-def read_item_ids(log: Log, after: int, *, known: Log | None = None) -> list[tuple[int, str]]:
-    """Return (seq, item_id) of the puts and deletes with a seq above `after`, without what they say."""
-    rows = _read(log, after, known, ["seq", "verb", "item_id"])
-    kept = rows.filter(pc.is_in(rows["verb"], pa.array(["put", "delete"])))
-    return sorted(set(zip(kept["seq"].to_pylist(), kept["item_id"].to_pylist(), strict=True)))
+    return list(_changes(_read(log, after, known)))
 
 
 def folded_seq(store: Store) -> int:
@@ -216,9 +206,9 @@ def _rows_of(dataset: lance.LanceDataset, names: set[str], **scan: object) -> pa
     return dataset.scanner(fragments=wanted, **scan).to_table() if wanted else _SCHEMA.empty_table()
 
 
-def _read(log: Log, after: int, known: Log | None, columns: list[str] | None) -> pa.Table:
+def _read(log: Log, after: int, known: Log | None) -> pa.Table:
     names = set(log.files).difference(known.files if known else ())
-    return _rows_of(log.dataset, names, columns=columns, filter=pc.field("seq") > after)
+    return _rows_of(log.dataset, names, filter=pc.field("seq") > after)
 
 
 def _rows(changes: Iterable[Change]) -> pa.Table:

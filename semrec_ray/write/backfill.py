@@ -18,7 +18,7 @@ from semrec_ray.store.changes import Change, Placed, append, find_log, latest, r
 from semrec_ray.store.items import ITEMS_TABLE
 from semrec_ray.store.tables import Store
 from semrec_ray.types import Release
-from semrec_ray.write.placing import Place, open_place
+from semrec_ray.write.placing import Place, open_place, stored_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,9 @@ def backfill(store: Store, release: Release, open_model: Callable[[str], Encoder
         if not puts:
             return 0
         place = open_place(store, release.space, model)
-        placed = _placed(place, puts, _stored_rows(store, release, puts), open_model)
+        stored = _stored_rows(store, release, puts)
+        known = stored_vectors(store, release.space, list(stored)) if place.learned else {}
+        placed = _placed(place, puts, stored, known, open_model)
         if not placed:
             return 0
         changes = [
@@ -52,9 +54,16 @@ def backfill(store: Store, release: Release, open_model: Callable[[str], Encoder
 
 
 def _placed(
-    place: Place, puts: Sequence[Change], stored: Mapping[str, dict[str, object]], open_model: Callable[[str], Encoder]
+    place: Place,
+    puts: Sequence[Change],
+    stored: Mapping[str, dict[str, object]],
+    known: Mapping[str, Placed],
+    open_model: Callable[[str], Encoder],
 ) -> dict[str | None, Placed]:
-    """Return the vectors of those puts that need one: the release has not the item with the same text."""
+    """Return the vectors of those puts that need one: the release has not the item with the same text.
+
+    What was learned of an item that it has, `known`, stays.
+    """
     rows = [orjson.loads(str(put.body)) for put in puts]
     texts = [place.text_of(row, stored.get(row["item_id"]), None) for row in rows]
     wanted = sorted({text for text in texts if text})
@@ -63,7 +72,7 @@ def _placed(
     found: dict[str | None, Placed] = {}
     for put, row, text in zip(puts, rows, texts, strict=True):
         new = row["item_id"] not in stored
-        one = place.placed(row, None, None, embeddings[text] if text else None, new=new)
+        one = place.placed(row, known.get(row["item_id"]), None, embeddings[text] if text else None, new=new)
         if one is not None:
             found[put.item_id] = one
     return found

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
+from semrec_ray.data.tables import MAX_ID_BYTES
 from semrec_ray.errors import InvalidRequest, NotFound, SemrecError
 from semrec_ray.store.changes import Change, Placed
 from semrec_ray.store.items import row_json
@@ -130,6 +131,8 @@ class Staged:
         return Written(self._last, accepted, duplicates, tuple(refused))
 
     def _erase(self, write: EraseUser) -> Written:
+        if not 1 <= len(write.user_id.encode()) <= MAX_ID_BYTES:
+            raise InvalidRequest(f"a user_id has 1 … {MAX_ID_BYTES} bytes, not {len(write.user_id.encode())}")
         self._note(Change(0, "erase", user_id=write.user_id))
         return Written(self._last, 1)
 

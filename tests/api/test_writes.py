@@ -173,6 +173,16 @@ def test_a_wrong_write_is_a_422_that_names_the_value_and_writes_nothing(client, 
     assert open_log(live_store).seq == 0
 
 
+def test_a_user_id_that_no_user_can_have_is_a_422_and_writes_nothing(client, live_store):
+    async def scenario(http):
+        response = await http.delete(f"/v1/users/{'u' * 513}")
+        assert response.status_code == 422
+        assert "1 … 512 bytes, not 513" in response.json()["error"]["message"]
+
+    client(scenario)
+    assert open_log(live_store).seq == 0
+
+
 def test_a_body_over_the_limit_is_a_413(client):
     async def scenario(http):
         response = await put(http, {"item_id": "x", "title": "X" * 30_000})

@@ -20,7 +20,6 @@ from semrec_ray.store.changes import (
     newer,
     open_log,
     read_changes,
-    read_item_ids,
     trim,
 )
 from semrec_ray.store.tables import Store
@@ -61,7 +60,6 @@ def test_what_was_appended_is_read_as_it_was(store):
     assert log.seq == open_log(store).seq == 5
     assert all(map(same, read_changes(log, 0), written))
     assert [change.seq for change in read_changes(log, 3)] == [4, 5]
-    assert read_item_ids(log, 1) == [(2, "é/b c"), (5, "no vector")]
 
 
 def test_a_reader_that_knows_an_earlier_version_reads_only_the_newer_files(store):
