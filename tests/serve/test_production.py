@@ -84,7 +84,7 @@ def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, m
         asked = {"vector": [1.0] * 8, "min_seq": seq, "k": 1}
         live = [httpx.post(f"{url}{app}/v1/query", json=asked).json()["items"] for app in ("", "/sharded")]
         assert httpx.delete(f"{url}/v1/items/new").json()["seq"] == seq + 1
-        batch = {"queries": [{"examples": [{"item_id": f"i{i:03d}"}]} for i in range(20)]}
+        batch = {"queries": [{"examples": [{"item_id": f"i{i:03d}"}], "min_seq": seq + 1} for i in range(20)]}
         together = httpx.post(f"{url}/v1/query/batch", json=batch).json()["results"]
         begun = {pid for pid in descendants(os.getpid()) if belongs(pid, folder)}
         counted = httpx.get(f"http://127.0.0.1:{environment['RAY_SERVE_HAPROXY_METRICS_PORT']}/metrics").text
