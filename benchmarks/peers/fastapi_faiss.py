@@ -3,9 +3,15 @@
 PEER_INDEX is flat, or hnsw100, hnsw400: HNSW of M=16 and efConstruction=200, with that efSearch. One thread of FAISS
 in each worker. Handlers are `async` and search in the event loop: with a worker for each core that is the fastest, a
 thread pool costs a request 0.1 ms and gains nothing.
+
+`flat-plain` is the flat index as it comes: plain handlers in FastAPI's thread pool, and as many threads of FAISS in
+each as it likes.
 """
 
 import os
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +41,7 @@ class Index:
     """A flat or an HNSW index of the files' vectors."""
 
     def __init__(self, files: Files, kind: str) -> None:
-        self.files, self._ef = files, int(kind.removeprefix("hnsw")) if kind != "flat" else 0
+        self.files, self._ef = files, int(kind.removeprefix("hnsw")) if kind.startswith("hnsw") else 0
         if self._ef:
             self.index: Any = faiss.read_index(str(files.folder / "hnsw.faiss"))
             self.index.hnsw.efSearch = self._ef
@@ -66,30 +72,48 @@ class Index:
         return faiss.SearchParameters(sel=selector)
 
 
+def _in_loop(handler: Callable[..., Response]) -> Callable[..., Coroutine[Any, Any, Response]]:
+    """Return a handler that runs in the event loop instead of a thread."""
+
+    @wraps(handler)
+    async def asynchronous(*args: Any, **kwargs: Any) -> Response:  # noqa: ANN401
+        return handler(*args, **kwargs)
+
+    asynchronous.__signature__ = signature(handler)  # type: ignore[attr-defined]
+    del asynchronous.__wrapped__  # FastAPI would look through it, and take it for what it wraps
+    return asynchronous
+
+
 def create_app(folder: str, kind: str) -> FastAPI:
     """Return the application."""
-    faiss.omp_set_num_threads(1)
+    plain = kind.endswith("-plain")
+    if not plain:
+        faiss.omp_set_num_threads(1)
     files = Files(folder)
-    index = Index(files, kind)
+    index = Index(files, kind.removesuffix("-plain"))
     app = FastAPI()
 
-    @app.get("/similar/{item_id}")
-    async def similar(item_id: str, k: int = 10, filter: str | None = None) -> Response:
+    def similar(item_id: str, k: int = 10, filter: str | None = None) -> Response:
         """Find items like an item."""
         row, vector = files.item(item_id)
         found = index.search(vector, k + 1, filter)
         return files.answer(*found, [row], k)
 
-    @app.get("/recommend/{user_id}")
-    async def recommend(user_id: str, k: int = 10) -> Response:
+    def recommend(user_id: str, k: int = 10) -> Response:
         """Recommend to a user what they have not seen."""
         seen, vector = files.user(user_id)
         return files.answer(*index.search(vector, k + len(seen)), seen, k)
 
-    @app.post("/query")
-    async def query(body: VectorQuery) -> Response:
+    def query(body: VectorQuery) -> Response:
         """Find items near a vector."""
         return files.answer(*index.search(np.array(body.vector, np.float32), body.k), [], body.k)
+
+    for method, path, handler in (
+        ("GET", "/similar/{item_id}", similar),
+        ("GET", "/recommend/{user_id}", recommend),
+        ("POST", "/query", query),
+    ):
+        app.add_api_route(path, handler if plain else _in_loop(handler), methods=[method])
 
     @app.get("/readyz")
     async def readyz() -> dict[str, int]:

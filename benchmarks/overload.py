@@ -1,0 +1,138 @@
+"""Three times the load that our app can take: python -m benchmarks.overload --vectors demo-large.
+
+First what it sustains: closed loops, of which the best rate is the peak. Then an open loop at rising multiples of the
+peak, whatever was answered, and at the highest for a minute; goodput is what was answered with 200. Last a load that it
+can take, in windows: how long after the overload it answers as before. Everything, the load generator too, shares the
+machine's cores: a request that is refused costs both sides something, so the goodput of a machine by itself is higher.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import asking, contestants
+from benchmarks.data import CHOICES, Catalog, open_catalog
+from benchmarks.flood import Answers, flood
+from benchmarks.load import closed_loop, get
+from benchmarks.load import run as run_load
+from benchmarks.measure import RESULTS, keep
+
+CLIENTS = (64, 128, 256)
+STEPS = (0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
+RECOVERY_S, WINDOW_S = 6.0, 0.25
+WARM_S = 3.0
+
+console, progress = Console(), Console(stderr=True)
+
+
+def recovered_after(answers: Answers, p99_ms: float) -> float:
+    """Return from when on every window has only 200s and latencies within twice the p99 of before, in seconds."""
+    due, took, statuses = (np.array(each) for each in (answers.due, answers.took, answers.statuses))
+    bad = due[(statuses != 200) | (took * 1000 > 2 * p99_ms)]
+    return float(np.ceil(bad.max() / WINDOW_S) * WINDOW_S) if len(bad) else 0.0
+
+
+def memory_mib(port: int) -> float:
+    """Return what all processes of the app's cluster have in memory for themselves alone."""
+    private = 0
+    for pid in contestants.processes(port):
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            private += sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+    return private / 1024
+
+
+def measured(port: int, requests: list[bytes], factor: float, seconds: float, step_s: float) -> dict[str, Any]:
+    """Return peak, steps, the long overload, and what came after it."""
+    run_load(closed_loop(port, requests, 64, WARM_S))
+    sustained = {c: run_load(closed_loop(port, requests, c, step_s)).row() for c in CLIENTS}
+    peak = max(sustained.values(), key=lambda row: row["requests_per_s"])
+    progress.print(f"[dim]peak: {peak}[/dim]", highlight=False)
+    steps = []
+    for times in STEPS:
+        rate = times * peak["requests_per_s"]
+        steps.append({"times": times} | run_load(flood(port, requests, rate, step_s)).row(step_s))
+        progress.print(f"[dim]{steps[-1]}[/dim]", highlight=False)
+    before = memory_mib(port)
+    long = run_load(flood(port, requests, factor * peak["requests_per_s"], seconds)).row(seconds)
+    after = run_load(flood(port, requests, 0.5 * peak["requests_per_s"], RECOVERY_S))
+    return {
+        "sustained": {f"c={c}": row for c, row in sustained.items()},
+        "peak": peak,
+        "steps": steps,
+        "overload": {"times": factor, "seconds": seconds} | long,
+        "goodput_of_peak": round(long["goodput_per_s"] / peak["requests_per_s"], 3),
+        "p99_of_peak": round(long["p99_ms"] / peak["p99_ms"], 2),
+        "recovered_after_s": recovered_after(after, peak["p99_ms"]),
+        "after": after.row(RECOVERY_S),
+        "memory_mib": {"before": round(before), "after": round(memory_mib(port))},
+    }
+
+
+def plot(path: Path, result: dict[str, Any]) -> None:
+    """Write an SVG of what was answered, of what was asked."""
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    rcParams["svg.hashsalt"] = "semrec"
+    figure = Figure(figsize=(7.5, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    offered, good, p99s = (
+        [row[name] for row in result["steps"]] for name in ("offered_per_s", "goodput_per_s", "p99_ms")
+    )
+    peak = result["peak"]["requests_per_s"]
+    axes.plot(offered, good, "o-", color="#0b6e4f", label="answered with 200")
+    axes.plot(offered, offered, ":", color="#6b6b6b", label="asked")
+    axes.axhline(peak, linestyle="--", color="#b0413e", linewidth=1, label="peak, closed loop")
+    axes.set(xlabel="requests/s asked", ylabel="requests/s", ylim=(0, 1.6 * peak))
+    slow = axes.twinx()
+    slow.plot(offered, p99s, "s-", color="#c77d24", label="p99 of the accepted, ms")
+    slow.set(ylabel="ms", ylim=(0, None))
+    axes.legend(fontsize=8, loc="upper left")
+    slow.legend(fontsize=8, loc="lower right")
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the steps as a table."""
+    table = Table("x peak", "asked/s", "200/s", "p50, p99 ms", "answers", title=f"peak: {result['peak']}")
+    for row in [*result["steps"], result["overload"]]:
+        rates = (f"{row[name]:,.0f}" for name in ("offered_per_s", "goodput_per_s"))
+        table.add_row(f"{row['times']:g}", *rates, f"{row['p50_ms']:g}, {row['p99_ms']:g}", str(row["statuses"]))
+    console.print(table)
+
+
+def similar(catalog: Catalog, k: int) -> list[bytes]:
+    """Return requests for items like an item."""
+    questions = asking.questions(catalog, "similar", asking.DISTINCT, 0)
+    return [get(asking.ours(catalog, question)[0].replace(f"k={asking.K}", f"k={k}")) for question in questions]
+
+
+def main(
+    vectors: Annotated[str, typer.Option(help=CHOICES)] = "demo-large",
+    store: Annotated[str | None, typer.Option(help="of demo-large or learned, where there is one")] = None,
+    work: Annotated[Path, typer.Option(help="where stores are kept between runs")] = Path(".cache/bench"),
+    topology: Annotated[str, typer.Option(help=f"of {', '.join(contestants.OURS)}")] = "inline",
+    k: Annotated[int, typer.Option(help="items wanted")] = asking.K,
+    factor: Annotated[float, typer.Option(help="of the long overload, times the peak")] = 3.0,
+    seconds: Annotated[float, typer.Option(help="of it")] = 60.0,
+    step_s: Annotated[float, typer.Option(help="of every step before")] = 5.0,
+    env: Annotated[Path, typer.Option(help="our app's environment")] = contestants.FAST,
+) -> None:
+    """Measure goodput under more load than it can take."""
+    catalog = open_catalog(vectors, store, work.resolve())
+    with contestants.start(topology, catalog, contestants.read_environment(env)) as port:
+        result = measured(port, similar(catalog, k), factor, seconds, step_s)
+    facts = {"vectors": vectors, "items": len(catalog.item_ids), "topology": topology, "k": k, "step_s": step_s}
+    show(result)
+    plot(RESULTS / "overload.svg", result)
+    keep("overload", facts | result)
+
+
+if __name__ == "__main__":
+    typer.run(main)
