@@ -171,6 +171,7 @@ class AppConfig(Section):
     topology: Literal["sharded", "inline"] = "sharded"
     shards: int = Field(2, ge=1, le=1024)
     routers: int = Field(1, ge=1)
+    max_ongoing: int = Field(256, ge=1)  # requests that a router works on at once; beyond: 429
     num_gpus: float = Field(0.0, ge=0)  # per shard; 0 means CPU
     num_cpus: float = Field(0.2, ge=0)  # per deployment replica, for Ray's placement only
     precision: Literal["float32"] = "float32"

@@ -19,7 +19,6 @@ from semrec_ray.state.partitions import partition_name
 from semrec_ray.store.shard_map import read_map
 from semrec_ray.store.tables import Store
 
-ROUTER_CALLS = 512  # requests a router works on at once; beyond, up to twice as many wait, then 429
 PART_CALLS = 64  # messages; the batchers of the routers keep it far below
 
 
@@ -39,8 +38,8 @@ def build(args: AppConfig) -> serve.Application:
         ingress,
         name="router",
         num_replicas=config.routers,
-        max_ongoing_requests=ROUTER_CALLS,
-        max_queued_requests=2 * ROUTER_CALLS,
+        max_ongoing_requests=config.max_ongoing,
+        max_queued_requests=config.max_ongoing,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         ray_actor_options=_resources(config, gpus=config.num_gpus if config.topology == "inline" else 0),
     )

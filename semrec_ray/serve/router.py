@@ -15,6 +15,7 @@ from semrec_ray.parts import open_local_parts
 from semrec_ray.recommender import Recommender, compose
 from semrec_ray.search.messages import pack_fetches, pack_queries, unpack_hits, unpack_rows
 from semrec_ray.search.shards import Shards
+from semrec_ray.serve.edge import Door
 from semrec_ray.serve.following import Following
 from semrec_ray.state.partitions import partition_name
 from semrec_ray.store.shard_map import read_map, shard_name
@@ -83,6 +84,7 @@ class Router(Following):
         writer: Any,  # noqa: ANN401
     ) -> None:
         configure_logging(config.log_level)
+        Door.most = config.max_ongoing
         writing = HandlePort("writer", writer)
         if config.topology == "inline":
             shard, held_profiles, held_encoder = open_local_parts(config)

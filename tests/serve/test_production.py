@@ -1,10 +1,12 @@
 """The fast profile as the README has it: fast.env before Ray, production.yaml, requests through HAProxy."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ import pytest
 import yaml
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
+from benchmarks.flood import flood
+from benchmarks.load import closed_loop, get
+from benchmarks.load import run as run_load
 from semrec_ray.api.schemas import slate_json
 from semrec_ray.cluster import HeadNode, answers, descendants, free_port, running, wait_until
 from semrec_ray.config import AppConfig
@@ -21,6 +26,7 @@ from semrec_ray.recommender import Recommender
 from semrec_ray.types import Example, Query
 
 ROOT = Path(__file__).parents[2]
+NARROW = 16  # requests at once
 
 
 def fast_environment() -> dict[str, str]:
@@ -49,9 +55,20 @@ async def here(store: str) -> list[list[dict[str, Any]]]:
     return [slate_json(slate)["items"] for slate in slates]
 
 
-def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, monkeypatch):
+@dataclass(frozen=True)
+class Fast:
+    """A cluster on the fast profile: inline at the root, two shards below /sharded, and a narrow one below /narrow."""
+
+    url: str
+    port: int
+    metrics: int
+    begun: Callable[[], set[int]]
+
+
+@contextlib.contextmanager
+def fast_cluster(store: str, folder: Path) -> Iterator[Fast]:
     port, ports = free_port(), ("METRICS_PORT", "STATS_PORT")
-    environment = {"RAY_AUTH_MODE": "disabled", "HOME": str(folder), "SEMREC_STORE": live_store.uri}
+    environment = {"RAY_AUTH_MODE": "disabled", "HOME": str(folder), "SEMREC_STORE": store}
     environment |= {f"RAY_SERVE_HAPROXY_{name}": str(free_port()) for name in ports}  # others may run here
     first = 30_000 + os.getpid() % 200 * 10  # two clusters that share these ports share each other's requests
     environment |= {"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first)}
@@ -59,11 +76,11 @@ def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, m
     config = yaml.safe_load((ROOT / "serve_configs" / "production.yaml").read_text())
     config["http_options"]["port"] = port
     (inline,) = config["applications"]
-    inline["args"]["num_cpus"] = 0.05  # both apps on whatever machine this is
-    arguments = inline["args"] | {"topology": "sharded", "shards": 2, "routers": 1}
-    config["applications"] += [inline | {"name": "sharded", "route_prefix": "/sharded", "args": arguments}]
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    inline["args"]["num_cpus"] = 0.05  # all apps on whatever machine this is
+    sharded = {"topology": "sharded", "shards": 2, "routers": 1}
+    narrow = {"max_ongoing": NARROW, "routers": 1}
+    for name, more in (("sharded", sharded), ("narrow", narrow)):
+        config["applications"] += [inline | {"name": name, "route_prefix": f"/{name}", "args": inline["args"] | more}]
     node = HeadNode(
         free_port(), ROOT, folder / "head.log", environment | fast_environment(), temp_dir=str(folder / "ray")
     )
@@ -71,12 +88,24 @@ def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, m
         client = ServeSubmissionClient(node.dashboard)
         client.deploy_applications(config)
         url = f"http://127.0.0.1:{port}"
-        for app in ("", "/sharded"):
+        for app in ("", "/sharded", "/narrow"):
             ready = f"{url}{app}/readyz"
             wait_until(lambda url=ready: answers(url), 120, f"{url}{app} does not become ready, see {node.log}")
         # HAProxy starts anew with each replica that joins, and closes connections then.
         apps = lambda: client.get_serve_details()["applications"].values()  # noqa: E731
         wait_until(lambda: all(app["status"] == "RUNNING" for app in apps()), 60, "not every router runs")
+        begun = lambda: {pid for pid in descendants(os.getpid()) if belongs(pid, folder)}  # noqa: E731
+        yield Fast(url, port, int(environment["RAY_SERVE_HAPROXY_METRICS_PORT"]), begun)
+
+
+def test_the_fast_profile_answers_what_one_process_answers_and_refuses_what_is_too_much(
+    live_store, folder, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with fast_cluster(live_store.uri, folder) as fast:
+        overloaded(fast)
+        url = fast.url
         over_http = [httpx.get(f"{url}/v1/similar/i{i:03d}").json()["items"] for i in range(20)]
         of_shards = [httpx.get(f"{url}/sharded/v1/similar/i{i:03d}").json()["items"] for i in range(20)]
         item = {"item_id": "new", "title": "New", "vector": [9.0] * 8}
@@ -86,8 +115,8 @@ def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, m
         assert httpx.delete(f"{url}/v1/items/new").json()["seq"] == seq + 1
         batch = {"queries": [{"examples": [{"item_id": f"i{i:03d}"}], "min_seq": seq + 1} for i in range(20)]}
         together = httpx.post(f"{url}/v1/query/batch", json=batch).json()["results"]
-        begun = {pid for pid in descendants(os.getpid()) if belongs(pid, folder)}
-        counted = httpx.get(f"http://127.0.0.1:{environment['RAY_SERVE_HAPROXY_METRICS_PORT']}/metrics").text
+        begun = fast.begun()
+        counted = httpx.get(f"http://127.0.0.1:{fast.metrics}/metrics").text
     assert "haproxy_frontend_http_requests_total" in counted
     assert len(begun) > 10
     wait_until(lambda: not any(belongs(pid, folder) for pid in begun), 10, "a process outlived its cluster")
@@ -95,3 +124,16 @@ def test_the_fast_profile_answers_what_one_process_answers(live_store, folder, m
     assert [result["items"] for result in together] == over_http
     assert of_shards == over_http
     assert [[item["item_id"] for item in items] for items in live] == [["new"], ["new"]]
+
+
+def overloaded(fast: Fast) -> None:
+    """Three times what a router sustains, for ten seconds: refusals say when to come again, and it goes on."""
+    requests = [get(f"/narrow/v1/similar/i{i:03d}?k=5") for i in range(100)]
+    sustained = run_load(closed_loop(fast.port, requests, NARROW, 3.0)).row()["requests_per_s"]
+    answers = run_load(flood(fast.port, requests, 3 * sustained, 10.0))
+    after = run_load(flood(fast.port, requests, 0.3 * sustained, 3.0))
+    row = answers.row(10.0)
+    assert set(row["statuses"]) == {"200", "429"}, row
+    assert row["without_retry_after"] == 0
+    assert row["goodput_per_s"] > 0.4 * sustained, (row, sustained)  # .8 on a machine that has nothing else to do
+    assert [status for due, status in zip(after.due, after.statuses, strict=True) if due > 2 and status != 200] == []
