@@ -25,12 +25,14 @@ from semrec_ray.plan import Plan, compared_fields, filter_of, make_plan, rules_o
 from semrec_ray.rank.pipeline import Page
 from semrec_ray.ranker import Ranker
 from semrec_ray.rules import Rule
+from semrec_ray.sampling import Sampler
 from semrec_ray.search.batcher import Batcher
 from semrec_ray.search.fanout import Fanout
 from semrec_ray.search.filters import check_filter
 from semrec_ray.search.shards import Shards
 from semrec_ray.serving import Serving, View, open_views
 from semrec_ray.stages import Stages
+from semrec_ray.telemetry import COLD, FOR_USERS, SLATES, STAGE_MS
 from semrec_ray.types import (
     Columns,
     Found,
@@ -50,6 +52,10 @@ from semrec_ray.write import WriterPort, open_writer
 
 FALLBACKS = {"popular": "popularity", "trending": "trending"}  # its name in an answer: the signal that ranks
 CARRIED = 20  # hits of every shard, at most, come with the fields that a page of so many needs: no second hop
+STAGE_LABELS = {
+    f"{stage}_ms": {"stage": stage} for stage in ("reach", "understand", "search", "rank", "fetch", "total")
+}
+SLATE_LABELS = {kind: {"kind": kind} for kind in ("whole", "partial", "inexact")}
 FETCH_SHARE = 0.2  # of the time left at the search: a shard that hangs must not cost the others' fields
 
 
@@ -67,6 +73,7 @@ class Recommender:
     ) -> None:
         self.config, self.serving, self.fanout, self._writer = config, serving, fanout, writer
         self._profiles = Partitions(profiles, config.batch)
+        self.sampler = Sampler(fanout)
         self._encoder = Batcher(encoder.encode, name=encoder.name, **config.batch.model_dump())
 
     @classmethod
@@ -121,7 +128,7 @@ class Recommender:
                 columns = _carried(found, page)
             else:
                 columns, unread = await self._columns(view, item_ids, fields, deadline)
-        return Slate(
+        slate = Slate(
             items=_items(item_ids, page, fields, columns),
             exact=found.exact,
             coverage=found.coverage,
@@ -131,6 +138,9 @@ class Recommender:
             request_id=query.request_id,
             fallback=fallback if vector is None else None,
         )
+        _count(query, slate)
+        self.sampler.offer(slate)
+        return slate
 
     async def query_batch(self, queries: Sequence[Query]) -> list[Slate | Exception]:
         """Return each query's slate or error, in its place; they share the messages to the shards."""
@@ -290,6 +300,17 @@ def compose(
     """
     serving = Serving(open_views(config), shards, (*profiles, encoder))
     return Recommender(config, serving, Fanout(shards, config.batch, serving.rows), profiles, encoder, writer)
+
+
+def _count(query: Query, slate: Slate) -> None:
+    """Count an answer, and how long its stages took."""
+    for name, took in slate.timings.items():
+        STAGE_MS.observe(took, STAGE_LABELS[name])
+    kind = "partial" if slate.missing else "whole" if slate.exact else "inexact"
+    SLATES.add(1, SLATE_LABELS[kind])
+    if len(query.examples) == 1 and query.examples[0].user_id is not None:
+        FOR_USERS.add()
+        COLD.add(slate.fallback is not None)
 
 
 def _is_carried(plan: Plan, fields: Sequence[str], view: View) -> bool:

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -18,6 +19,17 @@ from semrec_ray.store.follower import Follower
 from semrec_ray.store.items import INTERNAL, ITEMS_TABLE
 from semrec_ray.store.tables import Store
 from semrec_ray.store.vectors import read_space
+from semrec_ray.telemetry import (
+    CACHE,
+    COVERAGE,
+    PART_BEHIND,
+    PART_FAILING,
+    PART_ROWS,
+    PART_UP,
+    READY,
+    RELEASE_AGE_S,
+    SEQ,
+)
 from semrec_ray.types import Columns, ItemRow, PartStatus, Release, Space
 
 logger = logging.getLogger(__name__)
@@ -52,6 +64,7 @@ class Recent(dict[str, T]):
     def __init__(self, most: int) -> None:
         super().__init__()
         self._most = most
+        self.asked = self.found = 0  # since it was last told
 
     def keep(self, read: Mapping[str, T]) -> None:
         """Keep what was read."""
@@ -86,9 +99,11 @@ class View:
                 self.changed[str(change.item_id)] = change.seq
             self.seq = max(self.seq, change.seq)
 
-    def kept(self, cache: "Recent[T]", item_ids: Iterable[str]) -> dict[str, T]:
+    def kept(self, cache: "Recent[T]", item_ids: Collection[str]) -> dict[str, T]:
         """Return what a cache has of these items."""
-        return {i: cache[i] for i in item_ids if i in cache and i not in self.changed}
+        found = {i: cache[i] for i in item_ids if i in cache and i not in self.changed}
+        cache.asked, cache.found = cache.asked + len(item_ids), cache.found + len(found)
+        return found
 
     def keep(self, cache: "Recent[T]", read: Mapping[str, T], settled: int) -> None:
         """Keep what was read of items; `settled` is what it was when they were asked for."""
@@ -172,12 +187,34 @@ class Serving:
         self.rows.learn(self.shard_status)
         answering = [status for status in self._asked() if status.device]
         searching = any(status.device for status in self.shard_status[: self._owning])
+        self._choose(answering, searching)
+        self._tell()
+
+    def _choose(self, answering: Sequence[PartStatus], searching: bool) -> None:
         for release in self.views.releases:
             if searching and all(release.name in status.releases for status in answering):
                 if release.name != self.release:
                     logger.info("serving release %s", release.name)
                 self.release = release.name
                 return
+
+    def _tell(self) -> None:
+        """Set the gauges of what is served, and of every part that it is made of."""
+        COVERAGE.set(self.coverage())
+        READY.set(not self.not_ready())
+        SEQ.set(self.views.seq)
+        if self.release is not None:
+            view = self.view()
+            RELEASE_AGE_S.set(_age_s(view.release))
+            _tell_of("items", view.items)
+            _tell_of("examples", view.rows)
+        for part in (*self.shard_status, *self.part_status):
+            labels = {"part": part.name}
+            PART_UP.set(bool(part.device), labels)
+            PART_ROWS.set(part.rows, labels)
+            PART_FAILING.set(bool(part.error), labels)
+            if part.seq:
+                PART_BEHIND.set(max(0, self.views.seq - part.seq), labels)
 
     async def reach(self, seq: int, deadline: float) -> None:
         """Wait until every part that answers has a live write; InvalidRequest where there is none, DeadlineExceeded."""
@@ -238,6 +275,18 @@ class Serving:
         ):
             answering |= held.buckets
         return self.rows.share(self.release, answering, self.view().release.items)
+
+
+def _tell_of(name: str, cache: Recent[T]) -> None:
+    """Count what was looked for in a cache since it was last told."""
+    asked, found = cache.asked, cache.found
+    cache.asked, cache.found = cache.asked - asked, cache.found - found
+    CACHE.add(found, {"cache": name, "outcome": "hit"})
+    CACHE.add(asked - found, {"cache": name, "outcome": "miss"})
+
+
+def _age_s(release: Release) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(release.created)).total_seconds()
 
 
 async def _status(part: Part, serving: str | None) -> PartStatus:

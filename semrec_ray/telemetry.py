@@ -1,7 +1,95 @@
-"""Logging set-up. The table of metrics comes here (name, unit, labels), declared once."""
+"""Logging set-up, and the one table of metrics: name, kind, unit, labels; dashboards and alerts are made from it.
+
+A metric is counted where it happens, `REQUESTS.add(1, {"verb": "query"})`, and goes nowhere until something takes it:
+in a Serve replica that is Ray, which Prometheus asks under the same name with `ray_` before it. Labels are few and
+bounded: never ids of users, items, requests or releases.
+"""
 
 import logging
 import sys
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+Labels = Mapping[str, str]
+Sink = Callable[[float, Labels], None]
+Kind = Literal["counter", "gauge", "histogram"]
+
+NO_LABELS: Labels = {}
+MS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0)
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 0.999, 1.0)
+
+
+def _nowhere(value: float, labels: Labels) -> None:
+    """Take a value, and do nothing with it."""
+
+
+class Metric:
+    """One line of the table: `add` is for counters, `set` for gauges, `observe` for histograms."""
+
+    def __init__(
+        self, name: str, kind: Kind, about: str, labels: tuple[str, ...] = (), buckets: tuple[float, ...] = ()
+    ) -> None:
+        """Name it with its unit last, as Prometheus has it; counters end in `_total`."""
+        self.name, self.kind, self.about, self.labels, self.buckets = name, kind, about, labels, buckets
+        self.take: Sink = _nowhere
+
+    def add(self, count: float = 1, labels: Labels = NO_LABELS) -> None:
+        """Count."""
+        self.take(count, labels)
+
+    def set(self, value: float, labels: Labels = NO_LABELS) -> None:
+        """Say how much there is now."""
+        self.take(value, labels)
+
+    def observe(self, value: float, labels: Labels = NO_LABELS) -> None:
+        """Note one of many values."""
+        self.take(value, labels)
+
+
+REQUEST_MS = Metric("semrec_request_ms", "histogram", "requests by verb and status", ("verb", "status"), MS)
+STAGE_MS = Metric(
+    "semrec_stage_ms",
+    "histogram",
+    "stages of queries: reach, understand, search (its merge too), rank, fetch, total",
+    ("stage",),
+    MS,
+)
+SLATES = Metric("semrec_slates_total", "counter", "answers to queries", ("kind",))  # whole, partial, inexact
+
+SHARD_MISSING = Metric("semrec_missing_total", "counter", "queries that a shard did not answer in time", ("part",))
+
+BATCH_SIZE = Metric("semrec_batch_size", "histogram", "requests in one message to a part", ("part",), SIZES)
+BATCH_WAIT_MS = Metric("semrec_batch_wait_ms", "histogram", "how long the first of a message waited", ("part",), MS)
+BATCH_MS = Metric("semrec_batch_ms", "histogram", "from a message to a part until its answer", ("part",), MS)
+REFUSED = Metric("semrec_refused_total", "counter", "requests that found a queue full", ("part",))
+PART_FAILURES = Metric("semrec_part_failures_total", "counter", "messages that a part did not answer", ("part",))
+
+COVERAGE = Metric("semrec_coverage_ratio", "gauge", "share of the catalog's rows whose shards answer")
+READY = Metric("semrec_ready", "gauge", "1: every part holds the channel's release")
+RELEASE_AGE_S = Metric("semrec_release_age_seconds", "gauge", "since the served release was published")
+PART_UP = Metric("semrec_part_up", "gauge", "1: the part answers", ("part",))
+PART_ROWS = Metric("semrec_part_rows", "gauge", "rows that a shard holds, users that the profiles hold", ("part",))
+PART_BEHIND = Metric("semrec_part_behind_seqs", "gauge", "live writes that a part does not have yet", ("part",))
+PART_FAILING = Metric("semrec_part_failing", "gauge", "1: it cannot load the newest release or the log", ("part",))
+SEQ = Metric("semrec_seq", "gauge", "the last live write")
+
+CACHE = Metric("semrec_cache_total", "counter", "what was looked for in a cache", ("cache", "outcome"))
+
+WRITES = Metric("semrec_writes_total", "counter", "live writes by verb and what became of them", ("verb", "outcome"))
+COMMIT_MS = Metric("semrec_commit_ms", "histogram", "commits of live writes", (), MS)
+COMMIT_SIZE = Metric("semrec_commit_size", "histogram", "live writes that shared a commit", (), SIZES)
+FOLDS = Metric("semrec_folds_total", "counter", "times that the log was folded into the tables", ("outcome",))
+
+COLD = Metric("semrec_cold_users_total", "counter", "recommendations for users of whom nothing is known")
+FOR_USERS = Metric("semrec_user_queries_total", "counter", "recommendations for users")
+SHOWN_SHARE = Metric("semrec_catalog_shown_ratio", "gauge", "share of the catalog in a sample of the latest answers")
+HEAD_SHARE = Metric(
+    "semrec_slate_popular_ratio", "histogram", "share of the most popular in sampled slates", (), SHARES
+)
+DISTANCE = Metric("semrec_slate_distance_ratio", "histogram", "1 - cosine between items of sampled slates", (), SHARES)
+
+METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 
 
 def configure_logging(level: str = "INFO") -> None:

@@ -15,7 +15,7 @@ LAYERS = [
     {"learn", "state"},
     {"search", "rank"},
     {"plan", "users", "write"},
-    {"parts", "serving", "examples", "ranker", "moving"},
+    {"parts", "serving", "examples", "ranker", "sampling", "moving"},
     {"partitions"},
     {"recommender", "pipeline", "publishing", "rollback", "indexing", "training", "api"},
     {"cluster", "evaluate", "bulk", "asking"},

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from semrec_ray import __version__
+from semrec_ray.api.counted import Counted
 from semrec_ray.api.schemas import (
     BatchAnswer,
     BatchBody,
@@ -43,9 +44,9 @@ Offset = Annotated[int, Parameter(ge=0, description="how many to skip")]
 Fields = Annotated[str | None, Parameter(description="comma-separated columns to return; * for all")]
 
 
-def create_app(service: Callable[[], Service], limits: LimitsConfig) -> QueryVerbs:
+def create_app(service: Callable[[], Service], limits: LimitsConfig) -> Counted:
     """Return the ASGI application; `service` is called per request, so it may be made after the application."""
-    return QueryVerbs(_documented(service, limits), service, limits)
+    return Counted(QueryVerbs(_documented(service, limits), service, limits))
 
 
 def _documented(service: Callable[[], Service], limits: LimitsConfig) -> FastAPI:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from semrec_ray.errors import DeadlineExceeded, Overloaded
+from semrec_ray.telemetry import BATCH_MS, BATCH_SIZE, BATCH_WAIT_MS, PART_FAILURES, REFUSED
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -24,6 +25,7 @@ class _Asked(NamedTuple, Generic[In, Out]):
     answer: "asyncio.Future[Out]"
     deadline: float
     late: asyncio.TimerHandle  # gives up at the deadline
+    since: float
 
 
 class Batcher(Generic[In, Out]):
@@ -41,7 +43,7 @@ class Batcher(Generic[In, Out]):
         max_weight: int = 0,
     ) -> None:
         """Gather at most `max_batch` requests, weighing at most `max_weight` together; a heavier one goes alone."""
-        self._call, self._name = call, name
+        self._call, self._name, self._labels = call, name, {"part": name}
         self._weigh, self._max_weight = weigh, max_weight
         self._max_batch, self._max_in_flight, self._max_waiting = max_batch, max_in_flight, max_waiting
         self._waiting: deque[_Asked[In, Out]] = deque()
@@ -59,9 +61,11 @@ class Batcher(Generic[In, Out]):
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Out] = loop.create_future()
         if len(self._waiting) >= self._max_waiting:
+            REFUSED.add(1, self._labels)
             answer.set_exception(Overloaded(f"{self._name} has {self._max_waiting} requests waiting: try again later"))
             return answer
-        self._waiting.append(_Asked(request, answer, deadline, loop.call_at(deadline, self._late, answer)))
+        late = loop.call_at(deadline, self._late, answer)
+        self._waiting.append(_Asked(request, answer, deadline, late, loop.time()))
         if not self._woken:
             self._woken = True
             loop.call_soon(self._start, context=self._context)
@@ -108,15 +112,21 @@ class Batcher(Generic[In, Out]):
         self._start()
 
     async def _run(self, batch: list["_Asked[In, Out]"]) -> None:
+        began = asyncio.get_running_loop().time()
+        BATCH_SIZE.observe(len(batch), self._labels)
+        BATCH_WAIT_MS.observe((began - batch[0].since) * 1000, self._labels)
         try:
             async with asyncio.timeout_at(max(asked.deadline for asked in batch)):
                 answers = await self._call([asked.request for asked in batch])
             if len(answers) != len(batch):
                 raise RuntimeError(f"{self._name} gave {len(answers)} answers to {len(batch)} requests")
         except TimeoutError:
+            PART_FAILURES.add(1, self._labels)
             answers = [DeadlineExceeded(f"{self._name} did not answer in time")] * len(batch)
         except Exception as error:  # the fan-out's edge: one callee's failure is its requests' answer
             answers = [error] * len(batch)
+            PART_FAILURES.add(1, self._labels)
+        BATCH_MS.observe((asyncio.get_running_loop().time() - began) * 1000, self._labels)
         for asked, answer in zip(batch, answers, strict=True):
             asked.late.cancel()
             if asked.answer.done():

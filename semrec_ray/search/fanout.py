@@ -13,6 +13,7 @@ from semrec_ray.search.coverage import Coverage
 from semrec_ray.search.merge import merge
 from semrec_ray.search.shards import Known, Shards
 from semrec_ray.store.buckets import bucket_of
+from semrec_ray.telemetry import SHARD_MISSING
 from semrec_ray.types import FetchQuery, Found, Hits, ItemRow, ShardQuery
 
 logger = logging.getLogger(__name__)
@@ -172,6 +173,7 @@ def _missing(routes: Routes, answers: Sequence[Hits | BaseException]) -> list[st
         if isinstance(answer, InvalidRequest):
             raise answer
         if isinstance(answer, BaseException):
+            SHARD_MISSING.add(1, {"part": port.name})
             logger.warning("%s did not search: %r", port.name, answer)
             missing.append(port.name)
     return missing

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from semrec_ray.config import AppConfig
 from semrec_ray.parts import open_text_encoders
 from semrec_ray.serve.following import Following
-from semrec_ray.telemetry import configure_logging
 from semrec_ray.types import PartStatus, Vector
 
 
@@ -13,7 +12,7 @@ class EncoderReplica(Following):
     """Holds the model of each release."""
 
     async def __init__(self, config: AppConfig) -> None:  # type: ignore[misc]  # Serve awaits it
-        configure_logging(config.log_level)
+        self._observed(config.log_level)
         self._encoder = open_text_encoders(config)
         await self._follow(config.poll_s, self._encoder.held)
 

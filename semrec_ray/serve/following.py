@@ -4,13 +4,20 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from semrec_ray.serve.metrics import count_in_ray
 from semrec_ray.store.follower import Follower
+from semrec_ray.telemetry import configure_logging
 
 
 class Following:
     """Keeps background loops going; Serve restarts the replica only if one of them has died."""
 
     _tasks: tuple[asyncio.Task[None], ...] = ()
+
+    def _observed(self, log_level: str) -> None:
+        """Let what happens here be seen: its log lines and its metrics."""
+        configure_logging(log_level)
+        count_in_ray()
 
     async def _follow(self, poll_s: float, *held: Follower[Any]) -> None:
         """Load what the channel points at, then follow it: Serve sends requests only to a replica that holds it."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from semrec_ray.config import AppConfig
 from semrec_ray.parts import open_profiles
 from semrec_ray.serve.following import Following
-from semrec_ray.telemetry import configure_logging
 from semrec_ray.types import PartStatus, Profile, ProfileQuery
 
 
@@ -13,7 +12,7 @@ class ProfilesReplica(Following):
     """Holds the profiles of a partition of the users, release by release, and follows what they do."""
 
     async def __init__(self, config: AppConfig, partition: int) -> None:  # type: ignore[misc]  # Serve awaits it
-        configure_logging(config.log_level)
+        self._observed(config.log_level)
         self._profiles = open_profiles(config, partition, partitions=config.profile_partitions)
         await self._follow(config.poll_s, self._profiles.held)
 

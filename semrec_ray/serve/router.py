@@ -20,7 +20,6 @@ from semrec_ray.serve.following import Following
 from semrec_ray.state.partitions import partition_name
 from semrec_ray.store.shard_map import read_map, shard_name
 from semrec_ray.store.tables import Store
-from semrec_ray.telemetry import configure_logging
 from semrec_ray.types import Write, Written
 
 SHARD = "shard"  # the deployment of an application that is one shard
@@ -83,7 +82,7 @@ class Router(Following):
         encoder: Any,  # noqa: ANN401
         writer: Any,  # noqa: ANN401
     ) -> None:
-        configure_logging(config.log_level)
+        self._observed(config.log_level)
         Door.most = config.max_ongoing
         writing = HandlePort("writer", writer)
         if config.topology == "inline":
@@ -107,6 +106,8 @@ class Router(Following):
         serving = self.service.serving
         while True:
             await serving.refresh()
+            if serving.release:
+                await self.service.sampler.look(serving.release, serving.view().release.items)
             await asyncio.sleep(poll_s if serving.release else min(poll_s, 0.2))
 
 

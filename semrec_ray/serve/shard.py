@@ -4,7 +4,6 @@ from semrec_ray.config import AppConfig
 from semrec_ray.parts import open_shard
 from semrec_ray.search.messages import Message, pack_hits, pack_rows, unpack_fetches, unpack_queries
 from semrec_ray.serve.following import Following
-from semrec_ray.telemetry import configure_logging
 from semrec_ray.types import PartStatus
 
 
@@ -12,7 +11,7 @@ class ShardReplica(Following):
     """Holds the rows of the buckets that shard number `shard` owns, release by release."""
 
     async def __init__(self, config: AppConfig, shard: int) -> None:  # type: ignore[misc]  # Serve awaits it
-        configure_logging(config.log_level)
+        self._observed(config.log_level)
         self._shard = open_shard(config, shard, shards=config.shards)
         await self._follow(config.poll_s, self._shard.held)
 

@@ -7,7 +7,6 @@ from semrec_ray.config import AppConfig
 from semrec_ray.errors import SemrecError
 from semrec_ray.serve.following import Following
 from semrec_ray.serve.router import HandlePort
-from semrec_ray.telemetry import configure_logging
 from semrec_ray.types import Write, Written
 from semrec_ray.write import open_writer
 
@@ -18,7 +17,7 @@ class WriterReplica(Following):
     """Commits the writes of all routers, tells the parts that follow the log at once, and folds it between commits."""
 
     async def __init__(self, config: AppConfig, followers: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
-        configure_logging(config.log_level)
+        self._observed(config.log_level)
         self._writer = open_writer(config, self._announce)
         self._followers = [HandlePort(name, handle) for name, handle in followers.items()]
         self._told: dict[str, asyncio.Task[None]] = {}

@@ -21,6 +21,7 @@ from semrec_ray.store.changes import append, open_log
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.releases import RELEASES_TABLE, read_releases, window
 from semrec_ray.store.tables import Store
+from semrec_ray.telemetry import COMMIT_MS, COMMIT_SIZE, FOLDS, WRITES
 from semrec_ray.types import Release, Vector, Write, Written
 from semrec_ray.write.catalog import Catalog, EventIds
 from semrec_ray.write.folding import fold
@@ -136,8 +137,13 @@ class LocalWriter(WriterPort):
         deadline = asyncio.get_running_loop().time() + timeout_s
         embeddings: dict[Text, Vector] = {}
         while True:
-            answer = await self._commits.submit((write, embeddings), deadline)
+            try:
+                answer = await self._commits.submit((write, embeddings), deadline)
+            except SemrecError as error:
+                WRITES.add(1, {"verb": type(write).__name__, "outcome": error.code})
+                raise
             if isinstance(answer, Written):
+                WRITES.add(1, {"verb": type(write).__name__, "outcome": "written"})
                 return answer
             try:
                 async with asyncio.timeout_at(deadline):
@@ -171,13 +177,19 @@ class LocalWriter(WriterPort):
 
     def _fold(self, folded: int) -> int:
         try:
-            return fold(self._writer.store, between_commits=lambda: self._between_commits).seq
+            seq = fold(self._writer.store, between_commits=lambda: self._between_commits).seq
+            FOLDS.add(1, {"outcome": "done"})
+            return seq
         except (SemrecError, OSError, ValueError) as error:  # writes go on; the next turn tries again
+            FOLDS.add(1, {"outcome": "failed"})
             logger.warning("the log could not be folded: %s", error)
             return folded
 
     async def _commit(self, group: list[tuple[Write, Embeddings]]) -> Sequence[Written | Lacking | Exception]:
+        began = time.perf_counter()
         answers = await asyncio.to_thread(self._commit_now, group)
+        COMMIT_MS.observe((time.perf_counter() - began) * 1000)
+        COMMIT_SIZE.observe(len(group))
         if self._committed and (seqs := [answer.seq for answer in answers if isinstance(answer, Written)]):
             self._committed(max(seqs))
         return answers
