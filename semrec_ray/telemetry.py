@@ -89,7 +89,13 @@ HEAD_SHARE = Metric(
 )
 DISTANCE = Metric("semrec_slate_distance_ratio", "histogram", "1 - cosine between items of sampled slates", (), SHARES)
 
-METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+SECTIONS: dict[str, tuple[Metric, ...]] = {
+    "Requests": (REQUEST_MS, STAGE_MS, SLATES, REFUSED, SHARD_MISSING),
+    "Parts": (COVERAGE, READY, PART_UP, PART_ROWS, PART_FAILING, PART_FAILURES, BATCH_SIZE, BATCH_WAIT_MS, BATCH_MS),
+    "Catalog and writes": (RELEASE_AGE_S, SEQ, PART_BEHIND, WRITES, COMMIT_MS, COMMIT_SIZE, FOLDS, CACHE),
+    "Recommendations": (FOR_USERS, COLD, SHOWN_SHARE, HEAD_SHARE, DISTANCE),
+}
+METRICS: tuple[Metric, ...] = tuple(metric for section in SECTIONS.values() for metric in section)
 
 
 def configure_logging(level: str = "INFO") -> None:

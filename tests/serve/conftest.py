@@ -21,6 +21,7 @@ from semrec_ray.config import DEMO_MODEL
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
 TOPOLOGIES = ("sharded", "inline")
+DISCOVERY = "prom_metrics_service_discovery.json"
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Served:
     dashboard: str
     http: str
     address: str = ""  # of the Ray cluster
+    discovery: Path = Path()  # where Ray keeps the list of what Prometheus asks
     before: dict[str, httpx.Response] = field(default_factory=dict)  # /readyz of each app on the empty store
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)  # the last line of each job
 
@@ -85,7 +87,7 @@ def cluster() -> Iterator[Served]:
             note = folder / "ray" / "ray_current_cluster"  # Ray writes it last
             wait_until(note.exists, 60, f"Ray did not start, see {node.log}")
             address = note.read_text().strip()
-            served = Served(store, node.dashboard, f"http://127.0.0.1:{port}", address)
+            served = Served(store, node.dashboard, f"http://127.0.0.1:{port}", address, folder / "ray" / DISCOVERY)
             ServeSubmissionClient(node.dashboard).deploy_applications(deployment(store, port))
             for topology in TOPOLOGIES:
                 alive = served.url(topology, "/healthz")
