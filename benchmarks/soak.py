@@ -116,7 +116,9 @@ def main(
         ) as port,
     ):
         opened = Store(str(copy))
-        release = read_release(opened, read_channel(opened, "live").release)
+        channel = read_channel(opened, "live")
+        assert channel is not None, f"{store} has no live release"
+        release = read_release(opened, channel.release)
         ids = read_items(opened, release.versions["items"])["item_id"].to_pylist()[:3000]
         users = [f"soak-{i}" for i in range(OWN_USERS)]
         began = {"items": [{"item_id": f"soak-{i}", "title": f"Soak {i}"} for i in range(OWN_ITEMS)]}

@@ -13,8 +13,10 @@ of now. The sum is made in float64, in the order of the query, and rounded once 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from semrec_ray.errors import InvalidRequest
 from semrec_ray.state.taste import unit_blocks
@@ -23,6 +25,65 @@ from semrec_ray.types import Example, ItemRow, Profile, Space, Vector
 # Behaviour alone makes what most people watch look like everything; with this share of it films of the demo have
 # neighbours that share theme and audience (README). A user's own history needs no such brake.
 ITEM_BEHAVIOUR = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What each example adds to the query vector, in the order of the query, and what that comes to."""
+
+    examples: Sequence[Example]
+    vectors: Sequence[npt.NDArray[np.float64] | None]  # (D,) each; None where nothing is known of one
+    total: npt.NDArray[np.float64]  # (D,)
+    _weights: Sequence[tuple[float, float, float]]  # of each: as a whole, of its content, of its behaviour
+    _content: int  # dimensions of the content block; all where there is one block
+
+    @property
+    def vector(self) -> Vector | None:
+        """The query vector, (D,) float32; None where nothing is known of any example, or they cancel out."""
+        known = any(part is not None for part in self.vectors)
+        return self.total.astype(np.float32) if known and self.total.any() else None
+
+    def weighed(self, example: Example, hits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return hits (K, D) as an example's own vector sees them: <what it adds, hit> = <its vector, that>."""
+        whole, content, behaviour = next(
+            weights for of, weights in zip(self.examples, self._weights, strict=True) if of is example
+        )
+        found = whole * hits
+        found[:, : self._content] *= content
+        found[:, self._content :] *= behaviour
+        return found
+
+
+def add_up(
+    examples: Sequence[Example],
+    space: Space,
+    rows: Mapping[str, ItemRow],
+    profiles: Mapping[str, Profile | None],
+    embeddings: Mapping[str, Vector],
+    *,
+    intent: float | None = None,
+    half_life_s: float = 3600.0,
+) -> Parts:
+    """Return what the examples add up to."""
+    beside_user = any(example.user_id is not None for example in examples)
+    vectors: list[npt.NDArray[np.float64] | None] = []
+    weights, total = [], np.zeros(space.dims)
+    for example, age in zip(examples, _ages_s(examples), strict=True):
+        whole = example.weight * 2.0 ** (-age / half_life_s)
+        content, behaviour = _mix(example, intent, beside_user=beside_user) if space.blocks else (1.0, 1.0)
+        weights.append((whole, content, behaviour))
+        part = _vector_of(example, space, rows, profiles, embeddings)
+        if part is None:
+            vectors.append(None)
+            continue
+        mixed = part.astype(np.float64)
+        if space.blocks:
+            mixed[: space.content_dims] *= content
+            mixed[space.content_dims :] *= behaviour
+        mixed *= whole
+        vectors.append(mixed)
+        total += mixed
+    return Parts(examples, vectors, total, weights, space.content_dims if space.blocks else space.dims)
 
 
 def weighted_sum(
@@ -36,19 +97,7 @@ def weighted_sum(
     half_life_s: float = 3600.0,
 ) -> Vector | None:
     """Return the query vector, (D,) float32; None where nothing is known of any example, or they cancel out."""
-    total, known = np.zeros(space.dims), False
-    beside_user = any(example.user_id is not None for example in examples)
-    for example, age in zip(examples, _ages_s(examples), strict=True):
-        part = _vector_of(example, space, rows, profiles, embeddings)
-        if part is not None:
-            mixed = part.astype(np.float64)
-            if space.blocks:
-                content, behaviour = _mix(example, intent, beside_user=beside_user)
-                mixed[: space.content_dims] *= content
-                mixed[space.content_dims :] *= behaviour
-            total += example.weight * 2.0 ** (-age / half_life_s) * mixed
-            known = True
-    return total.astype(np.float32) if known and total.any() else None
+    return add_up(examples, space, rows, profiles, embeddings, intent=intent, half_life_s=half_life_s).vector
 
 
 def _ages_s(examples: Sequence[Example]) -> list[float]:

@@ -33,6 +33,8 @@ from semrec_ray.types import (
     PartStatus,
     Profile,
     ProfileQuery,
+    Pull,
+    PullQuery,
     Release,
     ShardQuery,
     Vector,
@@ -46,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Q = TypeVar("Q", ShardQuery, FetchQuery)
+Counted = TypeVar("Counted", ProfileQuery, PullQuery)
 
 GATHERED = 256  # queries searched at once, from all routers
 WAITING_MESSAGES = 1024  # to one shard; each router has two on their way at the most
@@ -61,6 +64,10 @@ class ProfilesPort(Protocol):
 
     async def lookup(self, queries: list[ProfileQuery]) -> Sequence[Profile | Exception | None]:
         """Return each query's profile, None where the user is unknown, or an error, in its place."""
+        ...
+
+    async def pulls(self, queries: list[PullQuery]) -> Sequence[list[list[Pull]] | Exception]:
+        """Return of each query, of each of its hits, what of the user's history pulls it; or an error, in its place."""
         ...
 
     async def status(self, serving: str | None = None) -> PartStatus:
@@ -194,15 +201,14 @@ class LocalProfiles(ProfilesPort):
             return False  # the look itself will say so
 
     def _lookup(self, queries: list[ProfileQuery]) -> list[Profile | Exception | None]:
-        answers: list[Profile | Exception | None] = []
-        for query in queries:
-            try:
-                answers.append(self.held.get(query.release).lookup(query))
-            except SemrecError as error:
-                answers.append(error)
-            except (OSError, ValueError) as error:  # Lance's, of files that cannot be read
-                answers.append(Unavailable(f"user {query.user_id!r} cannot be counted now: {error}"))
-        return answers
+        return [_counted(self.held, query, Profiles.lookup) for query in queries]
+
+    async def pulls(self, queries: list[PullQuery]) -> Sequence[list[list[Pull]] | Exception]:
+        """Return of each query, of each of its hits, what of the user's history pulls it; or an error, in its place."""
+        return await asyncio.to_thread(self._pulls, queries)
+
+    def _pulls(self, queries: list[PullQuery]) -> list[list[list[Pull]] | Exception]:
+        return [_counted(self.held, query, Profiles.pulls) for query in queries]
 
     async def status(self, serving: str | None = None) -> PartStatus:
         """Return what they hold; the release that the caller answers from stays held."""
@@ -213,6 +219,15 @@ class LocalProfiles(ProfilesPort):
     async def reach(self, seq: int) -> None:
         """Wait until they have a live write."""
         await self.held.reach(seq)
+
+
+def _counted(held: Follower[Profiles], query: Counted, count: Callable[[Profiles, Counted], T]) -> T | Exception:
+    try:
+        return count(held.get(query.release), query)
+    except SemrecError as error:
+        return error
+    except (OSError, ValueError) as error:  # Lance's, of files that cannot be read
+        return Unavailable(f"user {query.user_id!r} cannot be counted now: {error}")
 
 
 class LocalEncoder(EncoderPort):

@@ -18,7 +18,8 @@ from typing import Any
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import NotFound, Unavailable
-from semrec_ray.examples import weighted_sum
+from semrec_ray.examples import Parts, add_up
+from semrec_ray.explaining import pulled_by
 from semrec_ray.partitions import Partitions
 from semrec_ray.parts import EncoderPort, ProfilesPort, open_local_parts
 from semrec_ray.plan import Plan, compared_fields, filter_of, make_plan, rules_of
@@ -44,7 +45,6 @@ from semrec_ray.types import (
     Space,
     Status,
     UserView,
-    Vector,
     Write,
     Written,
 )
@@ -52,9 +52,8 @@ from semrec_ray.write import WriterPort, open_writer
 
 FALLBACKS = {"popular": "popularity", "trending": "trending"}  # its name in an answer: the signal that ranks
 CARRIED = 20  # hits of every shard, at most, come with the fields that a page of so many needs: no second hop
-STAGE_LABELS = {
-    f"{stage}_ms": {"stage": stage} for stage in ("reach", "understand", "search", "rank", "fetch", "total")
-}
+STAGES = ("reach", "understand", "search", "rank", "explain", "fetch", "total")
+STAGE_LABELS = {f"{stage}_ms": {"stage": stage} for stage in STAGES}
 SLATE_LABELS = {kind: {"kind": kind} for kind in ("whole", "partial", "inexact")}
 FETCH_SHARE = 0.2  # of the time left at the search: a shard that hangs must not cost the others' fields
 
@@ -103,7 +102,8 @@ class Recommender:
         if query.min_seq:
             with stages.stage("reach"):
                 await self.serving.reach(query.min_seq, deadline)
-        vector, exclude, compared = await self._understand(query, compared_fields(rules), view, deadline, stages)
+        parts, exclude, compared = await self._understand(query, compared_fields(rules), view, deadline, stages)
+        vector = parts.vector
         plan = make_plan(query, rules, self.config.ranking, view.names, compared)
         fallback = query.fallback or self.config.ranking.fallback
         carried = fields if _is_carried(plan, fields, view) else ()
@@ -128,6 +128,9 @@ class Recommender:
                 columns = _carried(found, page)
             else:
                 columns, unread = await self._columns(view, item_ids, fields, deadline)
+        if query.explain and vector is not None:
+            with stages.stage("explain"):
+                await self._explain(parts, view.release.name, item_ids, page, deadline)
         slate = Slate(
             items=_items(item_ids, page, fields, columns),
             exact=found.exact,
@@ -141,6 +144,14 @@ class Recommender:
         _count(query, slate)
         self.sampler.offer(slate)
         return slate
+
+    async def _explain(self, parts: Parts, release: str, item_ids: Sequence[str], page: Page, deadline: float) -> None:
+        """Say of each item of a page what pulled it; of those whose shard does not answer it is not known."""
+        rows, _ = await self.fanout.fetch(release, item_ids, deadline=deadline, fields=(), vectors=True)
+        pulled = await pulled_by(parts, release, rows, self._profiles, deadline)
+        for item_id, why in zip(item_ids, page.why, strict=True):
+            if item_id in pulled:
+                why["pulled_by"] = pulled[item_id]
 
     async def query_batch(self, queries: Sequence[Query]) -> list[Slate | Exception]:
         """Return each query's slate or error, in its place; they share the messages to the shards."""
@@ -191,8 +202,8 @@ class Recommender:
 
     async def _understand(
         self, query: Query, fields: tuple[str, ...], view: View, deadline: float, stages: Stages
-    ) -> tuple[Vector | None, tuple[str, ...], list[Columns]]:
-        """Return the query vector (None: nothing is known), what must not be answered, the examples' fields."""
+    ) -> tuple[Parts, tuple[str, ...], list[Columns]]:
+        """Return what the examples add up to, what must not be answered, the examples' fields."""
         item_ids = sorted({example.item_id for example in query.examples if example.item_id is not None})
         users = sorted({example.user_id for example in query.examples if example.user_id is not None})
         texts = sorted({example.text for example in query.examples if example.text is not None})
@@ -209,13 +220,13 @@ class Recommender:
                 for asked in waiting:
                     asked.cancel()  # of what came to nothing: who fails or hangs up leaves the queues
         half_life_s = self.config.ranking.session_half_life_s
-        vector = weighted_sum(
+        parts = add_up(
             query.examples, view.space, rows, profiles, embeddings, intent=query.intent, half_life_s=half_life_s
         )
         exclude = {*query.exclude, *item_ids}
         if query.exclude_seen:
             exclude.update(item_id for profile in profiles.values() if profile for item_id in profile.seen)
-        return vector, tuple(sorted(exclude)), [row.columns for row in rows.values()]
+        return parts, tuple(sorted(exclude)), [row.columns for row in rows.values()]
 
     async def _examples(
         self, view: View, item_ids: Sequence[str], deadline: float, fields: tuple[str, ...]

@@ -23,7 +23,7 @@ the name. Ties go to the smaller item_id by its UTF-8 bytes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -164,6 +164,22 @@ class ProfileQuery:
     release: str
     user_id: str
     history: int = 0
+
+
+class Pull(NamedTuple):
+    """An item of a user's history, and what it adds to the score of a hit."""
+
+    item_id: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class PullQuery:
+    """Asks which items of a user's history pull hits with these vectors (K, D), in one release."""
+
+    release: str
+    user_id: str
+    vectors: Vector
 
 
 @dataclass(frozen=True, slots=True)

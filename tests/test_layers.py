@@ -17,6 +17,7 @@ LAYERS = [
     {"plan", "users", "write"},
     {"parts", "serving", "examples", "ranker", "sampling", "moving"},
     {"partitions"},
+    {"explaining"},
     {"recommender", "pipeline", "publishing", "rollback", "indexing", "training", "api"},
     {"cluster", "evaluate", "bulk", "asking"},
     {"gates", "comparison"},

@@ -95,7 +95,9 @@ class QueryBody(Body):
         examples=[[{"pin": "tt0076759", "position": 0}, {"cap": "director", "at_most": 2}]],
     )
     default_rules: bool = Field(True, description="false: without the configured rules")
-    explain: bool = Field(False, description="say `why` of every item: what each signal added, boosts, pins")
+    explain: bool = Field(
+        False, description="say `why` of every item: what pulled it, what each signal added, boosts, pins"
+    )
     min_seq: int = Field(0, ge=0, le=2**62, description="a write's `seq`: wait until every shard has it")
 
     def to_query(self, limits: LimitsConfig, request_id: str) -> Query:
@@ -217,7 +219,7 @@ class SlateItem(BaseModel):
     item_id: str
     score: float
     why: dict[str, Any] | None = Field(
-        None, description="with explain: similarity, search_rank, signals, boost, pinned"
+        None, description="with explain: similarity, search_rank, signals, boost, pinned, pulled_by"
     )
 
 

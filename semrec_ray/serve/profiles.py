@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from semrec_ray.config import AppConfig
 from semrec_ray.parts import open_profiles
 from semrec_ray.serve.following import Following
-from semrec_ray.types import PartStatus, Profile, ProfileQuery
+from semrec_ray.types import PartStatus, Profile, ProfileQuery, Pull, PullQuery
 
 
 class ProfilesReplica(Following):
@@ -19,6 +19,10 @@ class ProfilesReplica(Following):
     async def lookup(self, queries: list[ProfileQuery]) -> Sequence[Profile | Exception | None]:
         """Return each query's profile, None where the user is unknown, or an error, in its place."""
         return await self._profiles.lookup(queries)
+
+    async def pulls(self, queries: list[PullQuery]) -> Sequence[list[list[Pull]] | Exception]:
+        """Return of each query, of each of its hits, what of the user's history pulls it; or an error, in its place."""
+        return await self._profiles.pulls(queries)
 
     async def reach(self, seq: int) -> None:
         """Wait until it has a live write."""

@@ -49,6 +49,9 @@ class HandlePort:
     async def lookup(self, queries: Any) -> Any:  # noqa: ANN401, D102
         return await self._handle.lookup.remote(queries)
 
+    async def pulls(self, queries: Any) -> Any:  # noqa: ANN401, D102
+        return await self._handle.pulls.remote(queries)
+
     async def encode(self, requests: Any) -> Any:  # noqa: ANN401, D102
         return await self._handle.encode.remote(requests)
 

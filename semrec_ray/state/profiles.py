@@ -27,11 +27,11 @@ from semrec_ray.state.deeds import Step, steps_in, steps_of
 from semrec_ray.state.item_changes import ItemChanges
 from semrec_ray.state.item_vectors import ItemVectors
 from semrec_ray.state.recent import Plan, Recent, in_order, planned, untouched
-from semrec_ray.state.recount import recounted
+from semrec_ray.state.recount import explained, recounted
 from semrec_ray.state.released import Released
 from semrec_ray.state.taste import Counting, Taste
 from semrec_ray.store.changes import Change
-from semrec_ray.types import Profile, ProfileQuery
+from semrec_ray.types import Profile, ProfileQuery, Pull, PullQuery
 
 AT_ONCE = 256  # users whose items' vectors are read together
 
@@ -84,6 +84,13 @@ class Profiles:
             events=recent.events,
             history=tuple(deed.event() for deed in reversed(latest)),
         )
+
+    def pulls(self, query: PullQuery) -> list[list[Pull]]:
+        """Return of each hit what of the user's history adds most to its score; their items' vectors are read."""
+        with self._one_at_a_time:
+            recent = self._now(query.user_id)
+            plan = planned(query.user_id, recent, (), self._known, None, self._config.max_history)
+            return explained(plan, self._known, self._items, self._counting, query.vectors)
 
     def is_stale(self, user_id: str) -> bool:
         """Return whether a look at this user counts them anew first, which may read the vectors of items."""

@@ -9,9 +9,11 @@ import pyarrow as pa
 
 from semrec_ray.state.deeds import Deed
 from semrec_ray.state.item_vectors import ItemVectors
+from semrec_ray.state.pulls import pulls
 from semrec_ray.state.recent import Plan, Recent
 from semrec_ray.state.released import Released
 from semrec_ray.state.taste import Acts, Counting, Taste, add_together
+from semrec_ray.types import Pull, Vector
 
 
 def recounted(
@@ -29,6 +31,15 @@ def recounted(
         yield plan, replace(plan.recent, before=kept, vector=counting.vector(their)), their
 
 
+def explained(plan: Plan, known: Released, items: ItemVectors, counting: Counting, hits: Vector) -> list[list[Pull]]:
+    """Return of each hit (K, D) what of a user's history adds most to its score; `plan` counts all that is kept."""
+    needed = _Needed([plan], known, items, counting)
+    ((_, _, sums),) = recounted([plan], known, items, counting)
+    parts = [needed.acts_released(*plan.rows), needed.acts(plan.deeds)]
+    acts = Acts(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "ratings", "weights")))
+    return pulls(acts, needed.item_ids, needed.vectors, sums, counting, hits)
+
+
 class _Needed:
     """The scaled vectors that some plans take, (N, D), and events as rows of them."""
 
@@ -38,6 +49,7 @@ class _Needed:
         names = known.item_ids.take(pa.array(self._items)).to_pylist()
         found = items.get([*names, *(deed.item_id for plan in plans for deed in (*plan.gone, *plan.deeds))])
         self.vectors = np.stack(list(found.values())) if found else np.zeros((0, counting.dims), np.float32)
+        self.item_ids = list(found)
         self._rows = {item_id: row for row, item_id in enumerate(found)}
         self._rows_of_items = self._rows_of(names)
 

@@ -64,6 +64,11 @@ class Taste:
 
     def direction(self, global_mean: float, start: Start | None = None, length: float = 1.0) -> Vector | None:
         """Return the user's vector made this long, (D,) float32; None where the history says nothing."""
+        found = self.found(global_mean, start, length)
+        return None if found is None else found.vector
+
+    def found(self, global_mean: float, start: Start | None = None, length: float = 1.0) -> "Found | None":
+        """Return the user's sum and what makes a vector this long of it; None where the history says nothing."""
         prior = self._config.rating_prior
         known = self.ratings + prior
         mean = np.float32((self.rating_sum + prior * global_mean) / known if known else global_mean)
@@ -74,11 +79,25 @@ class Taste:
             return None
         whole = (total if start is None else total + start.after(self.events)).astype(np.float64)
         size = np.linalg.norm(whole)
-        return np.asarray(whole * (length / size), dtype=np.float32) if size else None
+        return Found(float(mean), whole, float(length / size)) if size else None
 
     def _mixed(self, sums: Vector) -> Vector:
         whole = np.float32(self._config.whole_history)
         return np.asarray((np.float32(1) - whole) * sums[0] + whole * sums[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a user's sums come to."""
+
+    mean: float  # of the user's ratings, shrunk towards everybody's
+    whole: npt.NDArray[np.float64]  # (D,) the sum, with the start
+    scale: float  # that makes it as long as wanted
+
+    @property
+    def vector(self) -> Vector:
+        """The user's vector, (D,)."""
+        return np.asarray(self.whole * self.scale, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +182,12 @@ class Counting:
 
     def vector(self, taste: Taste) -> Vector | None:
         """Return a user's vector, (D,), as long as an item whose blocks are unit; None where nothing is known."""
-        return taste.direction(self.mean_rating, self.start, max(1, len(self.blocks)) ** 0.5)
+        found = self.found(taste)
+        return None if found is None else found.vector
+
+    def found(self, taste: Taste) -> Found | None:
+        """Return what a user's sums come to, in this space; None where nothing is known."""
+        return taste.found(self.mean_rating, self.start, max(1, len(self.blocks)) ** 0.5)
 
     def scaled(self, vectors: Vector, scales: Vector) -> Vector:
         """Return what one event with each of N items adds, (N, D), of their vectors (N, D) and N x blocks scales."""
