@@ -186,6 +186,8 @@ class AppConfig(Section):
     item_cache: int = Field(50_000, ge=0)  # items whose columns a router keeps per release
     example_cache: int = Field(10_000, ge=0)  # items whose vectors a router keeps per release: no hop for an example
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+    slow_ms: float = Field(1000.0, gt=0)  # queries that take longer are logged, with what they took
     profiles: ProfilesConfig = ProfilesConfig()
     profile_partitions: int = Field(1, ge=1, le=256)  # deployments that hold a part of the users each; sharded only
     users: UsersConfig = UsersConfig()

@@ -128,7 +128,12 @@ class LocalShard(ShardPort):
         queries = [query for message in messages for query in message]
         began, in_place = time.perf_counter(), len(queries) * self._query_s < IN_PLACE_S
         found = iter(self._search(queries) if in_place else await asyncio.to_thread(self._search, queries))
-        self._query_s = (time.perf_counter() - began) / max(1, len(queries))
+        took = time.perf_counter() - began
+        self._query_s = took / max(1, len(queries))
+        if logger.isEnabledFor(logging.DEBUG):
+            ids = [query.request_id for query in queries if query.request_id]
+            facts = {"part": self.name, "request_ids": ids, "queries": len(queries), "ms": round(took * 1000, 2)}
+            logger.debug("searched", extra={"facts": facts})
         return [list(islice(found, len(message))) for message in messages]
 
     async def fetch(self, queries: list[FetchQuery]) -> Sequence[dict[str, ItemRow] | Exception]:

@@ -13,6 +13,7 @@ is popular or trending, and says so in `fallback`.
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,9 @@ from semrec_ray.types import (
 )
 from semrec_ray.write import WriterPort, open_writer
 
+logger = logging.getLogger(__name__)
+
+SOURCES = ("item_id", "user_id", "text", "image", "vector")  # of an example
 FALLBACKS = {"popular": "popularity", "trending": "trending"}  # its name in an answer: the signal that ranks
 CARRIED = 20  # hits of every shard, at most, come with the fields that a page of so many needs: no second hop
 STAGES = ("reach", "understand", "search", "rank", "explain", "fetch", "total")
@@ -117,6 +121,7 @@ class Recommender:
             signals=plan.signals,
             marks=plan.marks,
             fields=plan.fields or carried,
+            request_id=query.request_id,
         )
         ranker = Ranker(self.fanout, view.release.items, self.config.ranking.max_slots)
         found, page = await ranker.page(asked, plan, query, self._before(deadline, FETCH_SHARE), stages)
@@ -142,6 +147,10 @@ class Recommender:
             fallback=fallback if vector is None else None,
         )
         _count(query, slate)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("answered", extra={"facts": {"request_id": query.request_id} | slate.timings})
+        if slate.timings["total_ms"] > self.config.slow_ms:
+            _tell_slow(query, slate)
         self.sampler.offer(slate)
         return slate
 
@@ -322,6 +331,14 @@ def _count(query: Query, slate: Slate) -> None:
     if len(query.examples) == 1 and query.examples[0].user_id is not None:
         FOR_USERS.add()
         COLD.add(slate.fallback is not None)
+
+
+def _tell_slow(query: Query, slate: Slate) -> None:
+    """Log a query that took long: what was asked for, and where the time went."""
+    kinds = [next(kind for kind in SOURCES if getattr(example, kind) is not None) for example in query.examples]
+    facts = {"request_id": query.request_id, "release": slate.release, "missing": slate.missing, "examples": kinds}
+    asked = {"k": query.k, "offset": query.offset, "filtered": bool(query.filter), "rules": len(query.rules)}
+    logger.warning("slow query", extra={"facts": facts | asked | slate.timings})
 
 
 def _is_carried(plan: Plan, fields: Sequence[str], view: View) -> bool:

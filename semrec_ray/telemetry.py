@@ -8,7 +8,11 @@ bounded: never ids of users, items, requests or releases.
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from typing import Literal
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import orjson
 
 Labels = Mapping[str, str]
 Sink = Callable[[float, Labels], None]
@@ -98,12 +102,48 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
 METRICS: tuple[Metric, ...] = tuple(metric for section in SECTIONS.values() for metric in section)
 
 
-def configure_logging(level: str = "INFO") -> None:
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")  # of the request that this code runs for
+
+
+class JsonLines(logging.Formatter):
+    """A log record in, one line of JSON out: when, how bad, who, what, for which request, and the record's `facts`.
+
+    Facts are given as `logger.info("…", extra={"facts": {…}})`.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := REQUEST_ID.get():
+            line["request_id"] = request_id
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return orjson.dumps(line | getattr(record, "facts", {}), default=str).decode()
+
+
+class TextLines(logging.Formatter):
+    """A log record in, a line for people out."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with the record's facts behind it."""
+        facts = getattr(record, "facts", {})
+        return " ".join([super().format(record), *(f"{name}={value}" for name, value in facts.items())])
+
+
+def configure_logging(level: str = "INFO", form: Literal["text", "json"] = "text") -> None:
     """Send this package's log lines to stderr, once per process; Ray collects them per replica and job."""
     logger = logging.getLogger("semrec_ray")
     logger.setLevel(level)
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        handler.setFormatter(JsonLines() if form == "json" else TextLines())
         logger.addHandler(handler)
         logger.propagate = False

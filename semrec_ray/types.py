@@ -86,6 +86,7 @@ class ShardQuery:
     signals: tuple[str, ...] = ()  # wanted with the hits
     marks: tuple[Filter, ...] = ()  # filters whose answer is wanted of each hit
     fields: tuple[str, ...] = ()  # columns wanted with the hits
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,15 @@
 """The table of metrics: names that Prometheus's own conventions allow, labels that stay few."""
 
+import asyncio
+import json
+import logging
+
 import pytest
 
 from semrec_ray import telemetry
-from semrec_ray.telemetry import METRICS
+from semrec_ray.recommender import Recommender
+from semrec_ray.telemetry import METRICS, REQUEST_ID, JsonLines, TextLines
+from semrec_ray.types import Example, Query
 
 UNITS = ("_ms", "_seconds", "_ratio", "_total", "_size", "_rows", "_seqs", "_seq", "_up", "_failing", "_ready")
 LABELS = {"verb", "status", "stage", "kind", "part", "cache", "outcome"}
@@ -23,3 +29,47 @@ def test_a_metric_has_a_prefix_a_unit_and_a_sentence(metric):
 def test_the_table_has_every_metric_once():
     declared = [value for value in vars(telemetry).values() if isinstance(value, telemetry.Metric)]
     assert len({metric.name for metric in METRICS}) == len(METRICS) == len(declared)
+
+
+def line(record, facts=None):
+    made = logging.LogRecord("semrec_ray.x", logging.WARNING, "x.py", 1, record, (), None)
+    if facts:
+        made.facts = facts
+    return made
+
+
+def test_a_json_line_has_the_request_and_the_facts():
+    token = REQUEST_ID.set("abc")
+    try:
+        told = json.loads(JsonLines().format(line("slow\nquery", {"total_ms": 12.5})))
+    finally:
+        REQUEST_ID.reset(token)
+    assert told | {"time": ""} == {
+        "time": "",
+        "level": "WARNING",
+        "logger": "semrec_ray.x",
+        "message": "slow\nquery",
+        "request_id": "abc",
+        "total_ms": 12.5,
+    }
+    assert "\n" not in JsonLines().format(line("slow\nquery"))
+    assert TextLines().format(line("slow", {"total_ms": 12.5})).endswith("slow total_ms=12.5")
+
+
+def test_a_slow_query_and_every_shard_that_searched_for_it_name_the_request(config, caplog):
+    async def scenario():
+        recommender = await Recommender.open(config.model_copy(update={"slow_ms": 1e-6}))
+        return await recommender.query(Query((Example(item_id="i005"),), request_id="abc", k=3))
+
+    logger = logging.getLogger("semrec_ray")
+    caplog.set_level(logging.DEBUG, logger="semrec_ray")
+    logger.addHandler(caplog.handler)
+    try:
+        slate = asyncio.run(scenario())
+    finally:
+        logger.removeHandler(caplog.handler)
+    told = {record.message: record.facts for record in caplog.records if hasattr(record, "facts")}
+    assert told["searched"]["request_ids"] == ["abc"]
+    assert told["slow query"]["request_id"] == "abc"
+    assert told["slow query"]["examples"] == ["item_id"]
+    assert told["slow query"]["search_ms"] == slate.timings["search_ms"]

@@ -30,6 +30,7 @@ from semrec_ray.api.verbs import QueryVerbs
 from semrec_ray.api.wire import INTERNAL, REQUEST_ID, error_json, headers_of, problem, request_id_of
 from semrec_ray.config import LimitsConfig
 from semrec_ray.errors import InvalidRequest, SemrecError
+from semrec_ray.telemetry import REQUEST_ID as REQUEST_ID_VAR
 from semrec_ray.types import AddEvents, DeleteItem, EraseUser, PartStatus, PutItems, Service
 
 logger = logging.getLogger(__name__)
@@ -200,6 +201,7 @@ def request_id(request: Request) -> str:
     """Return the caller's x-request-id, or one made for this request."""
     if not hasattr(request.state, "request_id"):
         request.state.request_id = request_id_of(request.headers.get(REQUEST_ID))
+        REQUEST_ID_VAR.set(request.state.request_id)
     name: str = request.state.request_id
     return name
 

@@ -20,6 +20,7 @@ from semrec_ray.api.schemas import LONGEST_ID, BatchBody, QueryBody, slate_json
 from semrec_ray.api.wire import INTERNAL, REQUEST_ID, error_json, headers_of, problem, request_id_of
 from semrec_ray.config import LimitsConfig
 from semrec_ray.errors import InvalidRequest, SemrecError, TooLarge
+from semrec_ray.telemetry import REQUEST_ID as REQUEST_ID_VAR
 from semrec_ray.types import Example, Query, Service, Slate
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class QueryVerbs:
         if verb is None:
             return await self.app(scope, self._bounded(receive), send)
         name = _request_id(scope)
+        REQUEST_ID_VAR.set(name)
         status, content, headers = await self._answer(verb, scope, receive, name)
         headers = {"content-type": "application/json", "content-length": str(len(content)), REQUEST_ID: name, **headers}
         encoded = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]

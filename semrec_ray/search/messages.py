@@ -17,7 +17,7 @@ Message = tuple[Any, ...]  # of what pickle writes without calling Python
 
 def pack_queries(queries: Sequence[ShardQuery]) -> Message:
     """Return the message of a batch of queries."""
-    rest = [(q.release, q.k, q.filter, q.exclude, q.by, q.signals, q.marks, q.fields) for q in queries]
+    rest = [(q.release, q.k, q.filter, q.exclude, q.by, q.signals, q.marks, q.fields, q.request_id) for q in queries]
     return (*_pack([query.vector for query in queries]), rest)
 
 

@@ -12,7 +12,7 @@ class EncoderReplica(Following):
     """Holds the model of each release."""
 
     async def __init__(self, config: AppConfig) -> None:  # type: ignore[misc]  # Serve awaits it
-        self._observed(config.log_level)
+        self._observed(config)
         self._encoder = open_text_encoders(config)
         await self._follow(config.poll_s, self._encoder.held)
 

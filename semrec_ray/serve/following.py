@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from semrec_ray.config import AppConfig
 from semrec_ray.serve.metrics import count_in_ray
 from semrec_ray.store.follower import Follower
 from semrec_ray.telemetry import configure_logging
@@ -14,9 +15,9 @@ class Following:
 
     _tasks: tuple[asyncio.Task[None], ...] = ()
 
-    def _observed(self, log_level: str) -> None:
+    def _observed(self, config: AppConfig) -> None:
         """Let what happens here be seen: its log lines and its metrics."""
-        configure_logging(log_level)
+        configure_logging(config.log_level, config.log_format)
         count_in_ray()
 
     async def _follow(self, poll_s: float, *held: Follower[Any]) -> None:

@@ -12,7 +12,7 @@ class ProfilesReplica(Following):
     """Holds the profiles of a partition of the users, release by release, and follows what they do."""
 
     async def __init__(self, config: AppConfig, partition: int) -> None:  # type: ignore[misc]  # Serve awaits it
-        self._observed(config.log_level)
+        self._observed(config)
         self._profiles = open_profiles(config, partition, partitions=config.profile_partitions)
         await self._follow(config.poll_s, self._profiles.held)
 

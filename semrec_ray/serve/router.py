@@ -85,7 +85,7 @@ class Router(Following):
         encoder: Any,  # noqa: ANN401
         writer: Any,  # noqa: ANN401
     ) -> None:
-        self._observed(config.log_level)
+        self._observed(config)
         Door.most = config.max_ongoing
         writing = HandlePort("writer", writer)
         if config.topology == "inline":

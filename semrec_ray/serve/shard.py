@@ -11,7 +11,7 @@ class ShardReplica(Following):
     """Holds the rows of the buckets that shard number `shard` owns, release by release."""
 
     async def __init__(self, config: AppConfig, shard: int) -> None:  # type: ignore[misc]  # Serve awaits it
-        self._observed(config.log_level)
+        self._observed(config)
         self._shard = open_shard(config, shard, shards=config.shards)
         await self._follow(config.poll_s, self._shard.held)
 

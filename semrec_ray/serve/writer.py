@@ -17,7 +17,7 @@ class WriterReplica(Following):
     """Commits the writes of all routers, tells the parts that follow the log at once, and folds it between commits."""
 
     async def __init__(self, config: AppConfig, followers: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
-        self._observed(config.log_level)
+        self._observed(config)
         self._writer = open_writer(config, self._announce)
         self._followers = [HandlePort(name, handle) for name, handle in followers.items()]
         self._told: dict[str, asyncio.Task[None]] = {}
