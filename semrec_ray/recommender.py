@@ -35,6 +35,7 @@ from semrec_ray.search.shards import Shards
 from semrec_ray.serving import Serving, View, open_views
 from semrec_ray.stages import Stages
 from semrec_ray.telemetry import COLD, FOR_USERS, SLATES, STAGE_MS
+from semrec_ray.tracing import is_sampled, noted
 from semrec_ray.types import (
     Columns,
     Found,
@@ -97,6 +98,12 @@ class Recommender:
 
     async def query(self, query: Query) -> Slate:
         """Return the slate of one query; the errors of `errors.py`, each naming the value and the fix."""
+        if not is_sampled():
+            return await self._answer(query)
+        with noted():
+            return await self._answer(query)
+
+    async def _answer(self, query: Query) -> Slate:
         stages = Stages()
         view = self.serving.view(query.release)
         rules = rules_of(query, self.config.ranking)

@@ -2,6 +2,8 @@
 
 import time
 
+from semrec_ray.tracing import NOTED, Span
+
 
 class Stages:
     """The wall time of each stage of one request, in milliseconds."""
@@ -12,7 +14,7 @@ class Stages:
 
     def stage(self, name: str) -> "Stage":
         """Time what happens in its `with` block, under `<name>_ms`."""
-        return Stage(self._timings, f"{name}_ms")
+        return Stage(self._timings, name)
 
     def total(self) -> dict[str, float]:
         """Return all timings, with `total_ms`."""
@@ -31,4 +33,7 @@ class Stage:
         self._began = time.perf_counter()
 
     def __exit__(self, *raised: object) -> None:
-        self._timings[self._name] = round((time.perf_counter() - self._began) * 1000, 3)
+        ended = time.perf_counter()
+        self._timings[f"{self._name}_ms"] = round((ended - self._began) * 1000, 3)
+        if (spans := NOTED.get()) is not None:
+            spans.append(Span(self._name, None, self._began, ended))

@@ -7,7 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "semrec_ray"
 LAYERS = [
-    {"rules", "errors", "telemetry", "pace", "stages"},
+    {"rules", "errors", "telemetry", "pace"},
+    {"tracing"},
+    {"stages"},
     {"types"},
     {"config"},
     {"data", "encode"},

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -14,6 +15,7 @@ from semrec_ray.search.merge import merge
 from semrec_ray.search.shards import Known, Shards
 from semrec_ray.store.buckets import bucket_of
 from semrec_ray.telemetry import SHARD_MISSING
+from semrec_ray.tracing import NOTED, Span
 from semrec_ray.types import FetchQuery, Found, Hits, ItemRow, ShardQuery
 
 logger = logging.getLogger(__name__)
@@ -88,6 +90,8 @@ class Fanout:
             queue.submit(replace(query, exclude=tuple(excluded.get(shard, ()))) if excluded else query, deadline)
             for shard, queue in enumerate(routes.search[: len(routes.told)])
         ]
+        if (spans := NOTED.get()) is not None:
+            _note(spans, routes, asked)
         answers = await _settled(asked)
         if query.exclude:
             answers = await _without_excluded(routes, query, answers, deadline)
@@ -177,6 +181,15 @@ def _missing(routes: Routes, answers: Sequence[Hits | BaseException]) -> list[st
             logger.warning("%s did not search: %r", port.name, answer)
             missing.append(port.name)
     return missing
+
+
+def _note(spans: list[Span], routes: Routes, asked: Sequence["asyncio.Future[Hits]"]) -> None:
+    """Note how long each shard takes to answer, from now."""
+    began = time.perf_counter()
+    for port, answer in zip(routes.known.owning, asked, strict=True):
+        answer.add_done_callback(
+            lambda _, name=port.name: spans.append(Span(name, "search", began, time.perf_counter()))
+        )
 
 
 async def _settled(asked: Sequence["asyncio.Future[T]"]) -> Sequence[T | BaseException]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -27,6 +28,10 @@ from semrec_ray.types import Example, Query
 
 ROOT = Path(__file__).parents[2]
 NARROW = 16  # requests at once
+TRACING = {  # of requests that come with a sampled trace, and of no others
+    "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH": "ray.serve._private.tracing_utils:default_tracing_exporter",
+    "RAY_SERVE_TRACING_SAMPLING_RATIO": "0.0",
+}
 
 
 def fast_environment() -> dict[str, str]:
@@ -73,11 +78,12 @@ def fast_cluster(store: str, folder: Path) -> Iterator[Fast]:
     first = 30_000 + os.getpid() % 200 * 10  # two clusters that share these ports share each other's requests
     environment |= {"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first)}
     environment |= {"RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 9)}
+    environment |= TRACING
     config = yaml.safe_load((ROOT / "serve_configs" / "production.yaml").read_text())
     config["http_options"]["port"] = port
     (inline,) = config["applications"]
     inline["args"]["num_cpus"] = 0.05  # all apps on whatever machine this is
-    sharded = {"topology": "sharded", "shards": 2, "routers": 1}
+    sharded = {"topology": "sharded", "shards": 2, "routers": 1, "log_level": "DEBUG", "log_format": "json"}
     narrow = {"max_ongoing": NARROW, "routers": 1}
     for name, more in (("sharded", sharded), ("narrow", narrow)):
         config["applications"] += [inline | {"name": name, "route_prefix": f"/{name}", "args": inline["args"] | more}]
@@ -116,6 +122,7 @@ def test_the_fast_profile_answers_what_one_process_answers_and_refuses_what_is_t
         batch = {"queries": [{"examples": [{"item_id": f"i{i:03d}"}], "min_seq": seq + 1} for i in range(20)]}
         together = httpx.post(f"{url}/v1/query/batch", json=batch).json()["results"]
         begun = fast.begun()
+        traced(fast, folder / "ray")
         counted = httpx.get(f"http://127.0.0.1:{fast.metrics}/metrics").text
     assert "haproxy_frontend_http_requests_total" in counted
     assert len(begun) > 10
@@ -124,6 +131,37 @@ def test_the_fast_profile_answers_what_one_process_answers_and_refuses_what_is_t
     assert [result["items"] for result in together] == over_http
     assert of_shards == over_http
     assert [[item["item_id"] for item in items] for items in live] == [["new"], ["new"]]
+
+
+def traced(fast: Fast, session: Path) -> None:
+    """A request with an id and a sampled trace: its id is in the logs of router and shards, its spans in a file."""
+    trace_id, request_id = os.urandom(16).hex(), "asked-for-by-a-test"
+    headers = {"x-request-id": request_id, "traceparent": f"00-{trace_id}-{os.urandom(8).hex()}-01"}
+    assert httpx.get(f"{fast.url}/sharded/v1/similar/i003", headers=headers).headers["x-request-id"] == request_id
+
+    def lines() -> list[dict[str, Any]]:
+        texts = (path.read_text(errors="replace") for path in session.glob("session_2*/logs/worker-*.err"))
+        return [json.loads(line) for text in texts for line in text.splitlines() if request_id in line]
+
+    def told() -> set[str]:
+        return {str(line.get("part", line["message"])) for line in lines()}
+
+    wait_until(lambda: told() == {"answered", "shard-0", "shard-1"}, 10, "the request is not in every log")
+    spans = "".join(path.read_text() for path in session.glob("session_2*/logs/serve/spans/*"))
+    ours = [span for span in _spans(spans) if span["context"]["trace_id"] == f"0x{trace_id}"]
+    by_name = {span["name"]: span for span in ours}
+    assert by_name["semrec.shard-1"]["parent_id"] == by_name["semrec.search"]["context"]["span_id"]
+    above = {span["context"]["span_id"]: span["name"] for span in ours}
+    assert "router" in above[by_name["semrec.search"]["parent_id"]]
+
+
+def _spans(text: str) -> Iterator[dict[str, Any]]:
+    """Give the JSON objects that were written one after the other."""
+    decoder, at = json.JSONDecoder(), 0
+    while at < len(text.rstrip()):
+        span, at = decoder.raw_decode(text, at)
+        yield span
+        at += len(text[at:]) - len(text[at:].lstrip())
 
 
 def overloaded(fast: Fast) -> None:
