@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -27,10 +28,19 @@ from semrec_ray.evaluate import evaluation, tuning
 from semrec_ray.evaluate.evaluation import SPLITS, as_lengths
 from semrec_ray.evaluate.report import as_markdown, write
 from semrec_ray.evaluate.task import CONTENDERS
+from semrec_ray.sizing import CARDS, Wanted, size
 from semrec_ray.store import Store
 from semrec_ray.store.user_lists import EVERYBODY
 from semrec_ray.telemetry import configure_logging
-from semrec_ray.terminal import ChannelOption, SettingsOption, StoreOption, console, print_json, print_progress
+from semrec_ray.terminal import (
+    ChannelOption,
+    JsonOption,
+    SettingsOption,
+    StoreOption,
+    console,
+    print_json,
+    print_progress,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -214,6 +224,32 @@ def status(url: Annotated[str, typer.Option(help="the served app")] = "http://12
     console.print(table)
     if not answer["ready"]:
         raise typer.Exit(1)
+
+
+@app.command("size")
+def size_(
+    items: Annotated[float, typer.Option(help="of the catalog: 100e6")],
+    qps: Annotated[float, typer.Option(help="queries a second at the peak")],
+    dims: Annotated[int, typer.Option(help="of the vectors")] = 384,
+    gpu: Annotated[str, typer.Option(help=f"cpu | {' | '.join(CARDS)}")] = "cpu",
+    replicas: Annotated[int, typer.Option(help="of every shard, at the least; 2 survive a loss")] = 1,
+    headroom: Annotated[float, typer.Option(help="share of what it can do that the peak uses")] = 0.5,
+    swap: Annotated[str, typer.Option(help="beside | replace: memory for two releases, or for one")] = "beside",
+    dollars: Annotated[float | None, typer.Option(help="of a card (cpu: a core) for an hour")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Estimate the machines, memory and cost of a catalog and a load; what is assumed is printed."""
+    found = size(Wanted(items, dims, qps, gpu, headroom, replicas, swap, dollars))
+    if json:
+        print_json(found)
+        return
+    table = Table(show_header=False)
+    for name, value in asdict(found).items():
+        if name != "assumptions":
+            table.add_row(name.replace("_", " "), f"{value:,}")
+    console.print(table)
+    for line in found.assumptions:
+        console.print(f"[dim]· {line}[/dim]", highlight=False)
 
 
 for command in admin.COMMANDS:

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "semrec_ray"
 LAYERS = [
     {"rules", "errors", "telemetry", "pace"},
-    {"tracing"},
+    {"tracing", "sizing"},
     {"stages"},
     {"types"},
     {"config"},
