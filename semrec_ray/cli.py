@@ -23,6 +23,7 @@ from semrec_ray.config import (
 )
 from semrec_ray.data.sources import SOURCES, Source
 from semrec_ray.demo import Ports, run_demo
+from semrec_ray.deployment import app_arguments, nested, serve_yaml
 from semrec_ray.errors import SemrecError
 from semrec_ray.evaluate import evaluation, tuning
 from semrec_ray.evaluate.evaluation import SPLITS, as_lengths
@@ -224,6 +225,25 @@ def status(url: Annotated[str, typer.Option(help="the served app")] = "http://12
     console.print(table)
     if not answer["ready"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def config(
+    shards: Annotated[int, typer.Option(help="parts of the catalog", min=1, max=1024)] = 1,
+    gpus: Annotated[float, typer.Option(help="in the whole cluster; 0: CPUs")] = 0,
+    routers: Annotated[int, typer.Option(help="replicas, one for each core", min=1)] = 2,
+    port: Annotated[int, typer.Option(help="of HTTP")] = 8000,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="any other setting: ranking.diversity=0.2; repeatable")
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a Serve config: semrec config --shards 8 --gpus 8 >serve.yaml; then `serve deploy serve.yaml`."""
+    auth = {"mode": "none"}
+    found = app_arguments(
+        shards=shards, gpus=gpus, routers=routers, store=store, auth=auth, settings=nested(settings or ())
+    )
+    typer.echo(serve_yaml(found, port=port, command=f"semrec {' '.join(sys.argv[1:])}"), nl=False)
 
 
 @app.command("size")
