@@ -32,7 +32,7 @@ HAPROXY_SETTLES_S = 3.0
 WORKERS = 2
 MARK = "SEMREC_BENCH_PORT"  # in the environment of every process of a cluster: which of them are ours
 PEERS = ("naive", "flat", "flat-plain", "hnsw100", "hnsw400", "lancedb")
-SHARDED: dict[str, Any] = {"topology": "sharded", "batch": {}, "shards": 2, "routers": 1}
+SHARDED: dict[str, Any] = {"topology": "sharded", "batch": {}, "shards": 2, "routers": 1, "max_ongoing": 1024}
 OURS: dict[str, dict[str, Any]] = {
     "sharded": SHARDED,
     "inline": {"topology": "inline", "routers": 2},

@@ -92,7 +92,7 @@ def test_nothing_imports_jobs_or_benchmarks():
 def test_only_config_reads_the_environment_and_yaml():
     for path, room, _ in imports():
         text = path.read_text()
-        if room not in {"config", "cluster", "demo", "deployment"}:  # these write an environment, and a config to deploy
+        if room not in {"config", "cluster", "demo", "deployment"}:  # these write them
             assert "os.environ" not in text, path
             assert "import yaml" not in text, path
 

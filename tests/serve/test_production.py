@@ -167,7 +167,7 @@ def _spans(text: str) -> Iterator[dict[str, Any]]:
 def sustains(port: int, requests: list[bytes], rates: list[float]) -> bool:
     """Measure what a closed loop sustains; False where HAProxy closed a connection, for a replica that joined."""
     with contextlib.suppress(LoadError):
-        rates.append(run_load(closed_loop(port, requests, NARROW, 3.0)).row()["requests_per_s"])
+        rates.append(run_load(closed_loop(port, requests, NARROW // 2, 3.0)).row()["requests_per_s"])
     return bool(rates)
 
 
