@@ -8,7 +8,7 @@ hundred bytes a request in one process. Any answer but 200 ends the run.
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -38,7 +38,9 @@ def put(path: str, body: bytes) -> bytes:
     return post(path, body).replace(b"POST", b"PUT", 1)
 
 
-def mixed(ids: list[str], users: list[str], dims: int, first: int, count: int) -> Iterator[bytes]:
+def mixed(
+    ids: list[str], users: list[str], dims: int, first: int, count: int, *, texts: bool = True
+) -> Iterator[bytes]:
     """Yield `count` requests of all kinds; those of different `first` write different events."""
     rng = np.random.default_rng(first)
     words = ["love", "war", "space", "dog", "road", "night", "king", "murder", "music", "sea"]
@@ -52,6 +54,8 @@ def mixed(ids: list[str], users: list[str], dims: int, first: int, count: int) -
         queries = [{"examples": [{"item_id": one_of(ids)}], "k": 5} for _ in range(10)]
         event = {"user_id": f"soak-{own % OWN_USERS}", "item_id": item, "rating": 4.0, "event_id": f"soak-{place}"}
         vector = rng.normal(size=dims).round(4).tolist()
+        written = {"item_id": f"soak-{own}", "title": f"Soak {own}"} | ({} if texts else {"vector": vector})
+        found = get(f"/v1/search?q={one_of(words)}+{place}") if texts else get("/readyz")
         yield (
             get(f"/v1/similar/{quote(item)}?k=10"),
             get(f"/v1/recommend/{quote(user)}?k=10"),
@@ -59,19 +63,19 @@ def mixed(ids: list[str], users: list[str], dims: int, first: int, count: int) -
             post("/v1/query", json.dumps({"vector": vector, "k": 10, "diversity": 0.3}).encode()),
             post("/v1/query", json.dumps({"examples": [{"item_id": item}], "explain": True}).encode()),
             post("/v1/query/batch", json.dumps({"queries": queries}).encode()),
-            get(f"/v1/search?q={one_of(words)}+{place}"),
+            found,
             get(f"/v1/items/{quote(item)}"),
             get(f"/v1/users/{quote(user)}"),
             get("/v1/status"),
-            put("/v1/items", json.dumps({"items": [{"item_id": f"soak-{own}", "title": f"Soak {own}"}]}).encode()),
+            put("/v1/items", json.dumps({"items": [written]}).encode()),
             post("/v1/events", json.dumps({"events": [event]}).encode()),
         )[place % 12]
 
 
-def held(port: int) -> dict[str, tuple[float, int, int]]:
-    """Return of each process of the app's cluster its own memory in MiB, its open files and its threads."""
+def held(pids: Iterable[int]) -> dict[str, tuple[float, int, int]]:
+    """Return of each process its own memory in MiB, its open files and its threads."""
     found: dict[str, tuple[float, int, int]] = {}
-    for pid in contestants.processes(port):
+    for pid in pids:
         with contextlib.suppress(OSError):
             path = Path(f"/proc/{pid}")
             title = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode().split(" -")[0].strip()[-60:]
@@ -126,12 +130,12 @@ def main(
         first = {"events": [{"user_id": user, "item_id": ids[0], "rating": 5.0} for user in users]}
         run_load(ask_all(port, [post("/v1/events", json.dumps(first).encode())]))
         run_load(ask_all(port, list(mixed(ids, users, release.dims, 0, WARM)), CLIENTS))
-        asked, seen, clock = [0], [held(port)], time.perf_counter()
+        asked, seen, clock = [0], [held(contestants.processes(port))], time.perf_counter()
         for part in range(PARTS):
             count = requests // PARTS
             run_load(ask_all(port, list(mixed(ids, users, release.dims, WARM + asked[-1], count)), CLIENTS))
             asked.append(asked[-1] + count)
-            seen.append(held(port))
+            seen.append(held(contestants.processes(port)))
             whole = sum(memory for memory, _, _ in seen[-1].values())
             progress.print(
                 f"[dim]{part + 1} of {PARTS}: {asked[-1]:,} requests, {whole:,.0f} MiB[/dim]", highlight=False

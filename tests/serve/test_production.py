@@ -18,8 +18,9 @@ import yaml
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from benchmarks.flood import flood
-from benchmarks.load import LoadError, closed_loop, get
+from benchmarks.load import LoadError, ask_all, closed_loop, get
 from benchmarks.load import run as run_load
+from benchmarks.soak import held, mixed
 from semrec_ray.api.schemas import slate_json
 from semrec_ray.cluster import HeadNode, answers, descendants, free_port, running, wait_until
 from semrec_ray.config import AppConfig
@@ -111,6 +112,7 @@ def test_the_fast_profile_answers_what_one_process_answers_and_refuses_what_is_t
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with fast_cluster(live_store.uri, folder) as fast:
         overloaded(fast)
+        soaked(fast)
         url = fast.url
         over_http = [httpx.get(f"{url}/v1/similar/i{i:03d}").json()["items"] for i in range(20)]
         of_shards = [httpx.get(f"{url}/sharded/v1/similar/i{i:03d}").json()["items"] for i in range(20)]
@@ -162,6 +164,25 @@ def _spans(text: str) -> Iterator[dict[str, Any]]:
         span, at = decoder.raw_decode(text, at)
         yield span
         at += len(text[at:]) - len(text[at:].lstrip())
+
+
+def soaked(fast: Fast) -> None:
+    """Three thousand requests of all kinds, writes among them: nothing is left open, and nothing grows without end."""
+    ids, users = [f"i{i:03d}" for i in range(60)], ["ann", "bob"]
+
+    def ask(first: int, count: int) -> None:
+        run_load(ask_all(fast.port, list(mixed(ids, users, 8, first, count, texts=False)), 8))
+
+    ask(0, 600)
+    before = held(fast.begun())
+    ask(600, 3000)
+    after = held(fast.begun())
+    grown = {name: (after[name], before[name]) for name in before.keys() & after.keys() if "Replica" in name}
+    assert len(grown) > 4
+    for name, ((mib, files, threads), (mib_before, files_before, threads_before)) in grown.items():
+        assert mib < mib_before + 60, name  # of a leak of 20 KB a request
+        assert files < files_before + 30, name
+        assert threads < threads_before + 20, name
 
 
 def sustains(port: int, requests: list[bytes], rates: list[float]) -> bool:
