@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from semrec_ray.api.http import create_app
 from semrec_ray.config import AppConfig
+from semrec_ray.serve.edge import OneRequestId
 from semrec_ray.serve.encoder import EncoderReplica
 from semrec_ray.serve.profiles import ProfilesReplica
 from semrec_ray.serve.router import SHARD, Router, this_router
@@ -31,7 +32,7 @@ def build(args: AppConfig) -> serve.Application:
     config = args.resolved()
 
     def http() -> ASGIApp:
-        return create_app(this_router, config.limits)
+        return OneRequestId(create_app(this_router, config.limits))
 
     ingress = serve.ingress(http)(Router)
     router = serve.deployment(

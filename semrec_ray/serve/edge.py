@@ -1,19 +1,21 @@
-"""What stands before a router in the fast profile: fast.env names `middlewares`, Serve puts them around its servers.
+"""What stands between Serve and a router's application.
 
-There HAProxy hands every request to a router at once, however many it has already, and Serve's own limit comes after
-most of what a request costs. So those that are too many are refused here, before anything is done for them: under three
-times the load that a router can take it spends its time on what it accepted.
+`middlewares` are for the fast profile: fast.env names them, Serve puts them around its servers. There HAProxy hands
+every request to a router at once, however many it has already, and Serve's own limit comes after most of what a request
+costs. So those that are too many are refused here, before anything is done for them: under three times the load that a
+router can take it spends its time on what it accepted.
 """
 
 from typing import ClassVar
 
 import orjson
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from semrec_ray.api.wire import REQUEST_ID, error_json, headers_of, request_id_of
 from semrec_ray.errors import Overloaded
 
+ID_HEADER = REQUEST_ID.encode()
 ALWAYS = ("/healthz", "/readyz")  # Serve's own /-/healthz among them: who is busy is not ill
 
 
@@ -38,13 +40,30 @@ class Door:
             self._inside -= 1
 
 
+class OneRequestId:
+    """An application whose answers lose their request id: Serve, which knows the same, writes it too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and its answer back without the id."""
+
+        async def without_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [pair for pair in message["headers"] if bytes(pair[0]).lower() != ID_HEADER]
+            await send(message)
+
+        await self._app(scope, receive, without_id)
+
+
 def middlewares() -> list[Middleware]:
     """Return what Serve is to put around its HTTP servers."""
     return [Middleware(Door)]
 
 
 async def _refuse(most: int, scope: Scope, send: Send) -> None:
-    given = next((value for name, value in scope["headers"] if name == REQUEST_ID.encode()), b"")
+    given = next((value for name, value in scope["headers"] if name == ID_HEADER), b"")
     name = request_id_of(given.decode("latin-1"))
     error = Overloaded(f"the router works on {most} requests already: try again in a second")
     body = orjson.dumps(error_json(error.code, error.message, name))

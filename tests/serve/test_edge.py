@@ -5,7 +5,7 @@ import asyncio
 import orjson
 import pytest
 
-from semrec_ray.serve.edge import Door
+from semrec_ray.serve.edge import Door, OneRequestId
 
 
 class Slow:
@@ -86,3 +86,13 @@ def test_a_caller_who_hangs_up_frees_the_place(two):
         await inside[1]
 
     asyncio.run(scenario())
+
+
+def test_an_answer_has_no_request_id_of_ours_where_serve_adds_its_own():
+    async def answering(scope, receive, send):
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"x-request-id", b"a"), (b"etag", b"b")]}
+        )
+
+    (start,) = asyncio.run(ask(OneRequestId(answering)))
+    assert start["headers"] == [(b"etag", b"b")]
