@@ -68,6 +68,8 @@ BATCH_WAIT_MS = Metric("semrec_batch_wait_ms", "histogram", "how long the first 
 BATCH_MS = Metric("semrec_batch_ms", "histogram", "from a message to a part until its answer", ("part",), MS)
 REFUSED = Metric("semrec_refused_total", "counter", "requests that found a queue full", ("part",))
 PART_FAILURES = Metric("semrec_part_failures_total", "counter", "messages that a part did not answer", ("part",))
+GPU_HALVED = Metric("semrec_gpu_halved_total", "counter", "batches of queries that a GPU had no memory for")
+GPU_REFUSED = Metric("semrec_gpu_refused_total", "counter", "queries that a GPU had no memory for")
 
 COVERAGE = Metric("semrec_coverage_ratio", "gauge", "share of the catalog's rows whose shards answer")
 READY = Metric("semrec_ready", "gauge", "1: every part holds the channel's release")
@@ -95,7 +97,19 @@ DISTANCE = Metric("semrec_slate_distance_ratio", "histogram", "1 - cosine betwee
 
 SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Requests": (REQUEST_MS, STAGE_MS, SLATES, REFUSED, SHARD_MISSING),
-    "Parts": (COVERAGE, READY, PART_UP, PART_ROWS, PART_FAILING, PART_FAILURES, BATCH_SIZE, BATCH_WAIT_MS, BATCH_MS),
+    "Parts": (
+        COVERAGE,
+        READY,
+        PART_UP,
+        PART_ROWS,
+        PART_FAILING,
+        PART_FAILURES,
+        GPU_HALVED,
+        GPU_REFUSED,
+        BATCH_SIZE,
+        BATCH_WAIT_MS,
+        BATCH_MS,
+    ),
     "Catalog and writes": (RELEASE_AGE_S, SEQ, PART_BEHIND, WRITES, COMMIT_MS, COMMIT_SIZE, FOLDS, CACHE),
     "Recommendations": (FOR_USERS, COLD, SHOWN_SHARE, HEAD_SHARE, DISTANCE),
 }

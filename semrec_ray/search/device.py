@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from semrec_ray.search.exact import MARGIN, PRODUCTS_IN_FLIGHT, SCORES_IN_FLIGHT, Rows, exact_scores, top_k
+from semrec_ray.search.memory import require_room
 from semrec_ray.types import Vector
 
 Keep = npt.NDArray[np.bool_]
@@ -28,7 +29,13 @@ class ExactRows:
     """N rows on a torch device, ready to be searched; safe to use from several threads."""
 
     def __init__(self, vectors: Vector, device: str, dtype: torch.dtype | None = None) -> None:
-        """Keep (N, D) finite float32 vectors, and a copy in `dtype`, by default float16 on a GPU, float32 elsewhere."""
+        """Keep (N, D) finite float32 vectors, and a copy in `dtype`, by default float16 on a GPU, float32 elsewhere.
+
+        OutOfMemory where a GPU has no room for them.
+        """
+        if device == "cuda":
+            torch.cuda.empty_cache()
+            require_room(f"{len(vectors):,} rows", bytes_of(*vectors.shape), *torch.cuda.mem_get_info())
         self._vectors = torch.from_numpy(vectors).to(device)
         self._longest = float(np.linalg.norm(vectors.astype(np.float64), axis=1).max(initial=0.0))
         self._dtype = dtype or (torch.float16 if device == "cuda" else torch.float32)
@@ -138,6 +145,11 @@ class ExactRows:
         counts = (scores > -torch.inf).sum(dim=1).tolist()
         here, found = rows.cpu().numpy(), scores.cpu().numpy()
         return [(here[i, : min(k, n)], found[i, : min(k, n)]) for i, (k, n) in enumerate(zip(ks, counts, strict=True))]
+
+
+def bytes_of(rows: int, dims: int) -> int:
+    """Return how much memory of a GPU so many rows take: in float32, in float16, and while they are rounded."""
+    return rows * dims * (4 + 2) + min(rows * dims, PRODUCTS_IN_FLIGHT) * 4 * 8
 
 
 def _rounded(rows: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,6 +19,7 @@ from semrec_ray.errors import SemrecError, StoreError
 from semrec_ray.search.device import ExactRows
 from semrec_ray.search.exact import Rows
 from semrec_ray.search.filters import FilterMasks, Mask
+from semrec_ray.search.memory import Fitting
 from semrec_ray.search.pruned import PrunedRows
 from semrec_ray.search.signals import item_signals
 from semrec_ray.store.buckets import ALL_BUCKETS, buckets_of, count_buckets, mask_of
@@ -86,6 +87,7 @@ class ShardRows:
         self.row_of = {item_id: row for row, item_id in enumerate(self.item_ids)}
         self.order = {name: np.argsort(-signals[name], kind="stable") for name in FALLBACKS if name in signals}
         self.masks = FilterMasks(table)
+        self._fitting = Fitting()
 
     def search(self, queries: Sequence[ShardQuery], alive: Mask | None = None) -> list[Hits | SemrecError]:
         """Return each query's hits or error, in its place; queries with a vector share one matrix product.
@@ -114,9 +116,15 @@ class ShardRows:
                 near.append((place, query.vector, query.k, keep, excluded))
         if near:
             places, vectors, ks, keeps, without = zip(*near, strict=True)
-            best = self.rows.top_k(np.stack(vectors), ks, keeps, without)
-            for place, (rows, scores), k, keep, excluded in zip(places, best, ks, keeps, without, strict=True):
-                found[place] = rows, scores, self.rows.proves(k, keep, excluded)
+            stacked = np.stack(vectors)
+            best = self._fitting.search(
+                len(ks), lambda part: self.rows.top_k(stacked[part], ks[part], keeps[part], without[part])
+            )
+            for place, one, k, keep, excluded in zip(places, best, ks, keeps, without, strict=True):
+                if isinstance(one, SemrecError):
+                    answers[place] = one
+                else:
+                    found[place] = *one, self.rows.proves(k, keep, excluded)
         answers |= self._hits(found, queries)
         return [answers[place] for place in range(len(queries))]
 
@@ -199,12 +207,14 @@ def choose_device(num_gpus: float) -> str:
     """Return where a shard's vectors live: the GPU that Ray gave this process, else the CPU."""
     if num_gpus > 0:
         if not torch.cuda.is_available():
-            raise SemrecError(f"num_gpus is {num_gpus}, and torch {torch.__version__} sees no GPU: set it to 0")
+            raise SemrecError(
+                f"num_gpus is {num_gpus}, and torch {torch.__version__} sees no GPU: set it to 0, or device to cpu"
+            )
         torch.backends.cuda.matmul.allow_tf32 = False  # the error bound is float32's
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         logger.info("vectors live on the GPU %s", torch.cuda.get_device_name())
         return "cuda"
-    logger.info("vectors live in CPU memory: num_gpus is 0")
+    logger.info("vectors live in CPU memory")
     return "cpu"
 
 
