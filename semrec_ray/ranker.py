@@ -31,7 +31,7 @@ class Ranker:
         with stages.stage("search"):
             found, head = await self._candidates(asked, plan, deadline)
         with stages.stage("rank"):
-            rows, unread = await self._vectors(asked.release, found.item_ids[:head], plan, deadline)
+            rows, unread = await self._vectors(asked, found.item_ids[:head], plan, deadline)
             page = _ranked(found, head, rows, plan, query)
             ended = asked.k <= len(found.item_ids)  # the pool, not the catalog
             if not page.keeps_caps and ended and asked.k < self.most:
@@ -58,12 +58,14 @@ class Ranker:
         return pooled(main, further, plan.searched)
 
     async def _vectors(
-        self, release: str, item_ids: Sequence[str], plan: Plan, deadline: float
+        self, asked: ShardQuery, item_ids: Sequence[str], plan: Plan, deadline: float
     ) -> tuple[Mapping[str, ItemRow], tuple[str, ...]]:
         """Return the items' rows where diversity needs their vectors, and the shards that did not give theirs."""
         if not plan.ranking.diversity:
             return {}, ()
-        return await self.fanout.fetch(release, item_ids, deadline=deadline, fields=(), vectors=True)
+        return await self.fanout.fetch(
+            asked.release, item_ids, deadline=deadline, fields=(), vectors=True, min_seq=asked.min_seq
+        )
 
 
 def _ranked(found: Found, head: int, rows: Mapping[str, ItemRow], plan: Plan, query: Query) -> Page:

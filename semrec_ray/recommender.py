@@ -29,6 +29,7 @@ from semrec_ray.ranker import Ranker
 from semrec_ray.rules import Rule
 from semrec_ray.sampling import Sampler
 from semrec_ray.search.batcher import Batcher
+from semrec_ray.search.cascade import Asking
 from semrec_ray.search.fanout import Fanout
 from semrec_ray.search.filters import check_filter
 from semrec_ray.search.shards import Shards
@@ -40,6 +41,7 @@ from semrec_ray.types import (
     Columns,
     Found,
     ItemRow,
+    PartStatus,
     ProfileQuery,
     Query,
     ShardQuery,
@@ -129,6 +131,7 @@ class Recommender:
             marks=plan.marks,
             fields=plan.fields or carried,
             request_id=query.request_id,
+            min_seq=query.min_seq,
         )
         ranker = Ranker(self.fanout, view.release.items, self.config.ranking.max_slots)
         found, page = await ranker.page(asked, plan, query, self._before(deadline, FETCH_SHARE), stages)
@@ -139,10 +142,10 @@ class Recommender:
             if carried:
                 columns = _carried(found, page)
             else:
-                columns, unread = await self._columns(view, item_ids, fields, deadline)
+                columns, unread = await self._columns(view, item_ids, fields, deadline, query.min_seq)
         if query.explain and vector is not None:
             with stages.stage("explain"):
-                await self._explain(parts, view.release.name, item_ids, page, deadline)
+                await self._explain(parts, asked, item_ids, page, deadline)
         slate = Slate(
             items=_items(item_ids, page, fields, columns),
             exact=found.exact,
@@ -161,10 +164,14 @@ class Recommender:
         self.sampler.offer(slate)
         return slate
 
-    async def _explain(self, parts: Parts, release: str, item_ids: Sequence[str], page: Page, deadline: float) -> None:
+    async def _explain(
+        self, parts: Parts, asked: ShardQuery, item_ids: Sequence[str], page: Page, deadline: float
+    ) -> None:
         """Say of each item of a page what pulled it; of those whose shard does not answer it is not known."""
-        rows, _ = await self.fanout.fetch(release, item_ids, deadline=deadline, fields=(), vectors=True)
-        pulled = await pulled_by(parts, release, rows, self._profiles, deadline)
+        rows, _ = await self.fanout.fetch(
+            asked.release, item_ids, deadline=deadline, fields=(), vectors=True, min_seq=asked.min_seq
+        )
+        pulled = await pulled_by(parts, asked.release, rows, self._profiles, deadline)
         for item_id, why in zip(item_ids, page.why, strict=True):
             if item_id in pulled:
                 why["pulled_by"] = pulled[item_id]
@@ -211,10 +218,14 @@ class Recommender:
             space=_space_columns(view.space) if view else {},
             topology=self.config.topology,
             coverage=serving.coverage(),
-            shards=serving.shard_status,
-            parts=serving.part_status,
+            shards=self._with_breakers(serving.shard_status),
+            parts=(*self._with_breakers(filter(None, serving.standby_status)), *serving.part_status),
             seq=serving.views.seq,
         )
+
+    def _with_breakers(self, statuses: Iterable[PartStatus]) -> tuple[PartStatus, ...]:
+        breakers = self.fanout.breakers()
+        return tuple(dataclasses.replace(status, breaker=breakers.get(status.name, "")) for status in statuses)
 
     async def _understand(
         self, query: Query, fields: tuple[str, ...], view: View, deadline: float, stages: Stages
@@ -229,7 +240,7 @@ class Recommender:
             asked_texts = [self._encoder.submit((release, text), deadline) for text in texts]
             waiting: list[asyncio.Future[Any]] = [*asked_users, *asked_texts]
             try:
-                rows = await self._examples(view, item_ids, deadline, fields) if item_ids else {}
+                rows = await self._examples(view, item_ids, deadline, fields, query.min_seq) if item_ids else {}
                 profiles = dict(zip(users, await asyncio.gather(*asked_users), strict=True)) if users else {}
                 embeddings = dict(zip(texts, await asyncio.gather(*asked_texts), strict=True)) if texts else {}
             finally:
@@ -245,24 +256,29 @@ class Recommender:
         return parts, tuple(sorted(exclude)), [row.columns for row in rows.values()]
 
     async def _examples(
-        self, view: View, item_ids: Sequence[str], deadline: float, fields: tuple[str, ...]
+        self, view: View, item_ids: Sequence[str], deadline: float, fields: tuple[str, ...], min_seq: int
     ) -> dict[str, ItemRow]:
         """Return the rows of example items in their order; those without fields from a cache."""
         if fields:
-            return await self._rows(view, item_ids, deadline, fields)
+            return await self._rows(view, item_ids, deadline, fields, min_seq)
         known, settled = view.kept(view.rows, item_ids), view.settled
         if unknown := [item_id for item_id in item_ids if item_id not in known]:
-            read = await self._rows(view, unknown, deadline)
+            read = await self._rows(view, unknown, deadline, min_seq=min_seq)
             view.keep(view.rows, read, settled)
             known |= read
         return {item_id: known[item_id] for item_id in item_ids}
 
     async def _rows(
-        self, view: View, item_ids: Sequence[str], deadline: float, fields: tuple[str, ...] | None = ()
+        self,
+        view: View,
+        item_ids: Sequence[str],
+        deadline: float,
+        fields: tuple[str, ...] | None = (),
+        min_seq: int = 0,
     ) -> dict[str, ItemRow]:
         """Return the rows of items with their vectors; NotFound where one does not exist."""
         rows, missing = await self.fanout.fetch(
-            view.release.name, item_ids, deadline=deadline, fields=fields, vectors=True
+            view.release.name, item_ids, deadline=deadline, fields=fields, vectors=True, min_seq=min_seq
         )
         for item_id in item_ids:
             if item_id not in rows and missing:
@@ -272,7 +288,7 @@ class Recommender:
         return rows
 
     async def _columns(
-        self, view: View, item_ids: Iterable[str], fields: tuple[str, ...], deadline: float
+        self, view: View, item_ids: Iterable[str], fields: tuple[str, ...], deadline: float, min_seq: int = 0
     ) -> tuple[dict[str, Columns], tuple[str, ...]]:
         """Return the fields of items, and the shards that did not answer; the default ones from a cache."""
         if not fields:
@@ -285,7 +301,7 @@ class Recommender:
         if not unknown:
             return columns, ()
         rows, missing = await self.fanout.fetch(
-            view.release.name, unknown, deadline=deadline, fields=standard if cached else fields
+            view.release.name, unknown, deadline=deadline, fields=standard if cached else fields, min_seq=min_seq
         )
         read = {item_id: row.columns for item_id, row in rows.items()}
         if cached:
@@ -320,13 +336,14 @@ def compose(
     profiles: Sequence[ProfilesPort],
     encoder: EncoderPort,
     writer: WriterPort,
+    asking: Asking | None = None,
 ) -> Recommender:
     """Return a recommender of these parts, wherever they run, the profiles partition by partition.
 
-    It serves nothing before `serving.refresh()`.
+    It serves nothing before `serving.refresh()`. `asking` is for shards in other processes, which may be out.
     """
     serving = Serving(open_views(config), shards, (*profiles, encoder))
-    return Recommender(config, serving, Fanout(shards, config.batch, serving.rows), profiles, encoder, writer)
+    return Recommender(config, serving, Fanout(shards, config.batch, serving.rows, asking), profiles, encoder, writer)
 
 
 def _count(query: Query, slate: Slate) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, SemrecError, StoreError, Unavailable
 from semrec_ray.search.coverage import Coverage
-from semrec_ray.search.shards import ShardPort, Shards
+from semrec_ray.search.shards import Shards
 from semrec_ray.store.changes import Change
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.items import INTERNAL, ITEMS_TABLE
@@ -169,6 +169,7 @@ class Serving:
         self._owning = 0  # of the shards, the first ones
         self.release: str | None = None
         self.shard_status: tuple[PartStatus, ...] = ()
+        self.standby_status: tuple[PartStatus | None, ...] = ()  # of each shard
         self.part_status: tuple[PartStatus, ...] = ()
 
     async def refresh(self) -> None:
@@ -176,23 +177,27 @@ class Serving:
         self.views.note_served(self.release)
         await asyncio.to_thread(self.shards.refresh)
         await asyncio.to_thread(self.views.refresh)
-        ports, owning = self._shards()
-        statuses = await asyncio.gather(*(_status(part, self.release) for part in (*ports, *self._others)))
-        self.shard_status = tuple(statuses[: len(ports)])
-        self.part_status = tuple(statuses[len(ports) :])
-        self._owning = len(owning)
+        known = self.shards.known
+        ports, standbys = (known.ports, known.standbys) if known else ((), ())
+        asked = (*ports, *standbys, *self._others)
+        statuses = await asyncio.gather(*(_status(part, self.release) for part in asked))
+        self.shard_status = tuple(filter(None, statuses[: len(ports)]))
+        self.standby_status = tuple(statuses[len(ports) : 2 * len(ports)])
+        self.part_status = tuple(filter(None, statuses[2 * len(ports) :]))
+        self._owning = len(known.owning) if known else 0
+        holders = [*self.shard_status, *filter(None, self.standby_status)]
         for release in self.views.releases:
-            holding = [status.seq for status in self.shard_status if release.name in status.releases]
+            holding = [status.seq for status in holders if release.name in status.releases]
             self.views.get(release.name).settle(min(holding, default=0))
-        self.rows.learn(self.shard_status)
-        answering = [status for status in self._asked() if status.device]
-        searching = any(status.device for status in self.shard_status[: self._owning])
+        self.rows.learn(holders)
+        answering = [status for one in self._asked() if (status := [each for each in one if each.device])]
+        searching = any(each.device for one in self._asked_shards() for each in one)
         self._choose(answering, searching)
         self._tell()
 
-    def _choose(self, answering: Sequence[PartStatus], searching: bool) -> None:
+    def _choose(self, answering: Sequence[Sequence[PartStatus]], searching: bool) -> None:
         for release in self.views.releases:
-            if searching and all(release.name in status.releases for status in answering):
+            if searching and all(_holds(one, release.name) for one in answering):
                 if release.name != self.release:
                     logger.info("serving release %s", release.name)
                 self.release = release.name
@@ -208,7 +213,7 @@ class Serving:
             RELEASE_AGE_S.set(_age_s(view.release))
             _tell_of("items", view.items)
             _tell_of("examples", view.rows)
-        for part in (*self.shard_status, *self.part_status):
+        for part in (*self.shard_status, *filter(None, self.standby_status), *self.part_status):
             labels = {"part": part.name}
             PART_UP.set(bool(part.device), labels)
             PART_ROWS.set(part.rows, labels)
@@ -217,14 +222,17 @@ class Serving:
                 PART_BEHIND.set(max(0, self.views.seq - part.seq), labels)
 
     async def reach(self, seq: int, deadline: float) -> None:
-        """Wait until every part that answers has a live write; InvalidRequest where there is none, DeadlineExceeded."""
+        """Wait until the profiles and the encoder have a live write, where they answer: shards wait as they answer.
+
+        InvalidRequest where there is no such write, DeadlineExceeded.
+        """
         if self.views.seq < seq:
             await asyncio.to_thread(self.views.catch_up)
         if self.views.seq < seq:
             raise InvalidRequest(
                 f"min_seq is {seq}, and the last write is {self.views.seq}: give what a write answered"
             )
-        waiting = [part.reach(seq) for part in (*self._shards()[1], *self._others)]
+        waiting = [part.reach(seq) for part in self._others]
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.gather(*waiting, return_exceptions=True)  # what is out is missing, as in any query
@@ -251,29 +259,27 @@ class Serving:
         if not self.views.releases:
             return "starting"
         wanted = self.views.releases[0].name
-        for part in self._asked():
-            if wanted not in part.releases:
+        for part, *standby in self._asked():
+            if not _holds((part, *standby), wanted):
                 return f"{part.name} does not hold release {wanted}: {part.error or 'loading'}"
         return "" if self.release == wanted else "starting"
 
-    def _shards(self) -> tuple[tuple[ShardPort, ...], tuple[ShardPort, ...]]:
-        """Return all shards there are, and those that own buckets."""
-        known = self.shards.known
-        return (known.ports, known.owning) if known else ((), ())
+    def _asked_shards(self) -> list[tuple[PartStatus, ...]]:
+        """Return the shards that queries need, each with its standby: those that a move brings are not asked yet."""
+        pairs = zip(self.shard_status, self.standby_status, strict=True)
+        return [(shard, standby) if standby else (shard,) for shard, standby in islice(pairs, self._owning)]
 
-    def _asked(self) -> tuple[PartStatus, ...]:
-        """Return the parts that queries need: shards that come with the move that is on are none of them yet."""
-        return (*self.shard_status[: self._owning], *self.part_status)
+    def _asked(self) -> list[tuple[PartStatus, ...]]:
+        """Return the parts that queries need, each with who stands in for it."""
+        return [*self._asked_shards(), *((part,) for part in self.part_status)]
 
     def coverage(self) -> float:
         """Return the share of the served release's rows that are in buckets of the answering shards."""
         if self.release is None:
             return 0.0
         answering = 0
-        for held in (
-            held for part in self.shard_status[: self._owning] for held in part.held if held.release == self.release
-        ):
-            answering |= held.buckets
+        for held in (held for one in self._asked_shards() for part in one for held in part.held):
+            answering |= held.buckets if held.release == self.release else 0
         return self.rows.share(self.release, answering, self.view().release.items)
 
 
@@ -289,7 +295,14 @@ def _age_s(release: Release) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(release.created)).total_seconds()
 
 
-async def _status(part: Part, serving: str | None) -> PartStatus:
+def _holds(one: Sequence[PartStatus], release: str) -> bool:
+    """Return whether a part or who stands in for it holds a release."""
+    return any(release in each.releases for each in one)
+
+
+async def _status(part: Part | None, serving: str | None) -> PartStatus | None:
+    if part is None:
+        return None
     try:
         async with asyncio.timeout(STATUS_TIMEOUT_S):
             return await part.status(serving)

@@ -75,6 +75,7 @@ COVERAGE = Metric("semrec_coverage_ratio", "gauge", "share of the catalog's rows
 READY = Metric("semrec_ready", "gauge", "1: every part holds the channel's release")
 RELEASE_AGE_S = Metric("semrec_release_age_seconds", "gauge", "since the served release was published")
 PART_UP = Metric("semrec_part_up", "gauge", "1: the part answers", ("part",))
+PART_OUT = Metric("semrec_part_out", "gauge", "1: the router does not ask the part, its breaker is open", ("part",))
 PART_ROWS = Metric("semrec_part_rows", "gauge", "rows that a shard holds, users that the profiles hold", ("part",))
 PART_BEHIND = Metric("semrec_part_behind_seqs", "gauge", "live writes that a part does not have yet", ("part",))
 PART_FAILING = Metric("semrec_part_failing", "gauge", "1: it cannot load the newest release or the log", ("part",))
@@ -101,6 +102,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         COVERAGE,
         READY,
         PART_UP,
+        PART_OUT,
         PART_ROWS,
         PART_FAILING,
         PART_FAILURES,

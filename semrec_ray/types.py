@@ -87,6 +87,7 @@ class ShardQuery:
     marks: tuple[Filter, ...] = ()  # filters whose answer is wanted of each hit
     fields: tuple[str, ...] = ()  # columns wanted with the hits
     request_id: str = ""
+    min_seq: int = 0  # a live write that whoever answers has to have
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,7 @@ class FetchQuery:
     fields: tuple[str, ...] | None = None  # None: all
     vectors: bool = False
     owner: bool = True  # asked as the owner: an item whose bucket is not held is an error, not unknown
+    min_seq: int = 0  # a live write that whoever answers has to have
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +313,8 @@ class PartStatus:
     seq: int = 0  # the last live write that it has
     held: tuple[BucketRows, ...] = ()  # by a shard, of each loaded release
     map: int = 0  # of a shard: the number of the newest map that it goes by
+    replicas: int = 1  # that answered: what is said holds for all of them
+    breaker: str = ""  # closed, open or half-open, as the router sees it; empty: a part without one
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,11 @@ from semrec_ray.cli import app
 from semrec_ray.config import AppConfig, HnswConfig
 from semrec_ray.errors import MissingExtra, Unavailable
 from semrec_ray.indexing import build_indexes
-from semrec_ray.parts import LocalShard, open_shard
+from semrec_ray.parts import open_shard
 from semrec_ray.publishing import publish
 from semrec_ray.recommender import Recommender
 from semrec_ray.search import hnsw
+from semrec_ray.search.local import LocalShard
 from semrec_ray.store.releases import read_releases
 from semrec_ray.types import Example, Query, ShardQuery
 from tests.conftest import catalog, fill

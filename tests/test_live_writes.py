@@ -73,9 +73,27 @@ def test_a_shard_that_does_not_catch_up_costs_the_deadline_and_no_more(config, l
         recommender = await Recommender.open(config)
         recommender.fanout.shards.known.ports[0].held.catch_up = lambda: None
         seq = put(live_store, "new", FAR)
-        with pytest.raises(DeadlineExceeded, match="not every part had the write 1 in time"):
+        with pytest.raises(DeadlineExceeded, match="shard-0 did not answer in time"):
             await recommender.query(nearest(ONE, seq, timeout_s=0.1))
         assert (await recommender.query(nearest(ONE))).items
+
+    asyncio.run(scenario())
+
+
+def test_who_asks_beside_one_who_wants_a_write_that_does_not_come_gets_an_answer(config, live_store, monkeypatch):
+    monkeypatch.setattr("semrec_ray.search.local.REACH_TIMEOUT_S", 0.05)
+
+    async def scenario():
+        recommender = await Recommender.open(config)
+        recommender.fanout.shards.known.ports[0].held.catch_up = lambda: None
+        seq = put(live_store, "new", FAR)
+        example = Example(item_id="i001")
+        wanting, plain, fetching = await recommender.query_batch(
+            [nearest(ONE, seq), nearest(ONE), Query((example,), k=1, min_seq=seq)]
+        )
+        assert plain.items
+        for error in (wanting, fetching):
+            assert "did not have the write 1 in time" in str(error) or "cannot be read" in str(error)
 
     asyncio.run(scenario())
 
@@ -122,7 +140,7 @@ def test_what_was_fetched_before_a_write_is_not_kept_after_it(config: AppConfig,
         async def late(queries):
             answers = await fetch(queries)
             seq = put(live_store, "i005", FAR, year=3000)
-            await recommender.serving.reach(seq, asyncio.get_running_loop().time() + 5)
+            await shard.held.reach(seq)
             await recommender.serving.refresh()
             return answers
 

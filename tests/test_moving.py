@@ -12,9 +12,10 @@ import pytest
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from semrec_ray.moving import Mover, MoveReport
-from semrec_ray.parts import LocalShard, open_profiles, open_shard, open_text_encoders
+from semrec_ray.parts import open_profiles, open_shard, open_text_encoders
 from semrec_ray.recommender import Recommender, compose
 from semrec_ray.search import live
+from semrec_ray.search.local import LocalShard
 from semrec_ray.search.shards import Shards
 from semrec_ray.store.buckets import ALL_BUCKETS
 from semrec_ray.store.changes import Change, Placed, append, open_log

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from semrec_ray.parts import IN_PLACE_S, LocalShard
+from semrec_ray.search.local import IN_PLACE_S, LocalShard
 from semrec_ray.store.buckets import ALL_BUCKETS
 from semrec_ray.types import Hits, ShardQuery
 

@@ -272,7 +272,7 @@ def test_a_request_that_fails_leaves_nothing_of_itself_in_the_queues(config):
             await recommender.query(Query((Example(user_id="ann"), Example(item_id="none"))))
         return futures
 
-    async def fail(*_):
+    async def fail(*_, **__):
         raise NotFound("item 'none' is not there")
 
     (asked,) = asyncio.run(scenario())

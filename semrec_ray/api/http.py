@@ -189,12 +189,14 @@ def _health_routes(service: Callable[[], Service]) -> APIRouter:
 def _part_json(part: PartStatus) -> dict[str, Any]:
     """Return what is shown of a part."""
     names = ("name", "releases", "rows", "device", "error", "seq")
-    return {name: getattr(part, name) for name in names}
+    breaker = {"breaker": part.breaker} if part.breaker else {}
+    return {name: getattr(part, name) for name in names} | breaker
 
 
 def _shard_json(shard: PartStatus) -> dict[str, Any]:
     """Return what is shown of a shard: of its newest release, how many of the 1024 buckets it holds too."""
-    return _part_json(shard) | {"buckets": shard.held[0].buckets.bit_count() if shard.held else 0}
+    buckets = shard.held[0].buckets.bit_count() if shard.held else 0
+    return _part_json(shard) | {"buckets": buckets, "replicas": shard.replicas}
 
 
 def request_id(request: Request) -> str:

@@ -47,7 +47,8 @@ class Batcher(Generic[In, Out]):
         self._weigh, self._max_weight = weigh, max_weight
         self._max_batch, self._max_in_flight, self._max_waiting = max_batch, max_in_flight, max_waiting
         self._waiting: deque[_Asked[In, Out]] = deque()
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight: dict[asyncio.Task[None], list[_Asked[In, Out]]] = {}
+        self._refusal: Callable[[], Exception] | None = None
         self._last_size = 0  # of the call that started last
         self._woken = False  # to start calls at the end of the loop's present turn
         self._context = contextvars.copy_context()
@@ -60,6 +61,9 @@ class Batcher(Generic[In, Out]):
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Out] = loop.create_future()
+        if self._refusal is not None:
+            answer.set_exception(self._refusal())
+            return answer
         if len(self._waiting) >= self._max_waiting:
             REFUSED.add(1, self._labels)
             answer.set_exception(Overloaded(f"{self._name} has {self._max_waiting} requests waiting: try again later"))
@@ -70,6 +74,19 @@ class Batcher(Generic[In, Out]):
             self._woken = True
             loop.call_soon(self._start, context=self._context)
         return answer
+
+    def refuse(self, refusal: Callable[[], Exception] | None) -> None:
+        """Give every request such an error from now on, those that wait or are on their way too; None: call again."""
+        self._refusal = refusal
+        if refusal is None:
+            return
+        waiting, self._waiting = self._waiting, deque()
+        for asked in (*waiting, *(asked for batch in self._in_flight.values() for asked in batch)):
+            asked.late.cancel()
+            if not asked.answer.done():
+                asked.answer.set_exception(refusal())
+        for task in self._in_flight.keys() - {asyncio.current_task()}:
+            task.cancel()
 
     def _late(self, answer: "asyncio.Future[Out]") -> None:
         if not answer.done():
@@ -86,7 +103,7 @@ class Batcher(Generic[In, Out]):
             if batch := self._next_batch():
                 self._last_size = len(batch)
                 task = asyncio.ensure_future(self._run(batch))
-                self._in_flight.add(task)
+                self._in_flight[task] = batch
                 task.add_done_callback(self._finished)
 
     def _may_start_another(self) -> bool:
@@ -108,7 +125,7 @@ class Batcher(Generic[In, Out]):
         return batch
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
+        self._in_flight.pop(task, None)
         self._start()
 
     async def _run(self, batch: list["_Asked[In, Out]"]) -> None:

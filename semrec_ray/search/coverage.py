@@ -4,19 +4,48 @@ Shares are counted in rows of buckets, not of shards: two shards may hold the sa
 writes make a release's number of items a thing of the past.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import reduce
+from operator import and_
 
 import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache
 
+from semrec_ray.errors import Unavailable
 from semrec_ray.store.buckets import ALL_BUCKETS, BUCKETS, buckets_in
-from semrec_ray.types import PartStatus
+from semrec_ray.types import BucketRows, PartStatus
 
 RELEASES = 8  # more than any process holds at once
 UNIONS = 256  # of the buckets of shards that answered, between two looks at them
 
 Rows = npt.NDArray[np.float64]
+
+
+def of_all(statuses: Sequence[PartStatus]) -> PartStatus:
+    """Return what is so of every replica of a part: what all hold, and the oldest of what each has; Unavailable."""
+    if not statuses:
+        raise Unavailable("no replica answers")
+    first = statuses[0]
+    releases = tuple(name for name in first.releases if all(name in one.releases for one in statuses))
+    held = {name: [of for one in statuses for of in one.held if of.release == name] for name in releases}
+    return replace(
+        first,
+        releases=releases,
+        error=next((one.error for one in statuses if one.error), None),
+        seq=min(one.seq for one in statuses),
+        held=tuple(_of_all(of) for of in held.values() if of),
+        map=min(one.map for one in statuses),
+        replicas=len(statuses),
+    )
+
+
+def _of_all(held: Sequence[BucketRows]) -> BucketRows:
+    buckets = reduce(and_, (one.buckets for one in held))
+    rows = np.zeros_like(held[0].rows)
+    rows[buckets_in(buckets)] = held[0].rows[buckets_in(buckets)]
+    return BucketRows(held[0].release, buckets, rows)
 
 
 class Coverage:

@@ -4,16 +4,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from semrec_ray.config import BatchConfig
-from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotHeld, Overloaded, Unavailable
-from semrec_ray.search.batcher import Batcher
+from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotHeld, Overloaded, SemrecError, Unavailable
+from semrec_ray.search.breaker import State
+from semrec_ray.search.cascade import Asking
 from semrec_ray.search.coverage import Coverage
 from semrec_ray.search.merge import merge
-from semrec_ray.search.shards import Known, Shards
-from semrec_ray.store.buckets import bucket_of
+from semrec_ray.search.routes import Routes, open_routes
+from semrec_ray.search.shards import Shards
+from semrec_ray.search.source import Out
 from semrec_ray.telemetry import SHARD_MISSING
 from semrec_ray.tracing import NOTED, Span
 from semrec_ray.types import FetchQuery, Found, Hits, ItemRow, ShardQuery
@@ -22,38 +24,21 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Serve's gRPC handles carry 4 MiB a message: these keep far from it, whatever callers send.
-MESSAGE_BYTES = 2**20  # of queries with their exclusions
-MESSAGE_ITEMS = 512  # of items to fetch: 8 KiB for each
 FETCH_ITEMS = 128  # of one request to fetch: what it cannot share a message with waits for the next
-
-
-@dataclass(frozen=True, slots=True)
-class Routes:
-    """Where a query goes by one map: each shard has its own queues, so none delays another."""
-
-    known: Known
-    search: tuple[Batcher[ShardQuery, Hits], ...]
-    fetch: tuple[Batcher[FetchQuery, dict[str, ItemRow]], ...]
-    told: tuple[int, ...]  # the buckets, as masks, whose exclusions each owning shard gets
-
-    def by_owner(self, item_ids: Iterable[str]) -> dict[int, list[str]]:
-        """Return the items that each shard owns."""
-        if self.known.map.size == 1:
-            return {0: ids} if (ids := list(item_ids)) else {}
-        owned: dict[int, list[str]] = {}
-        for item_id in item_ids:
-            owned.setdefault(self.known.map.owners[bucket_of(item_id)], []).append(item_id)
-        return owned
 
 
 class Fanout:
     """All shards of a catalog, those that the map in force names."""
 
-    def __init__(self, shards: Shards, batch: BatchConfig, coverage: Coverage | None = None) -> None:
-        """Ask these shards; `coverage` knows of their rows what their statuses said."""
+    def __init__(
+        self, shards: Shards, batch: BatchConfig, coverage: Coverage | None = None, asking: Asking | None = None
+    ) -> None:
+        """Ask these shards; `coverage` knows of their rows what their statuses said.
+
+        Without `asking` none is ever taken for out, and none has a standby.
+        """
         self.shards, self.coverage = shards, coverage or Coverage()
-        self._limits = batch.model_dump()
+        self._batch, self._asking = batch, asking
         self._routes: Routes | None = None
 
     def routes(self) -> Routes:
@@ -62,21 +47,13 @@ class Fanout:
         if known is None:
             raise Unavailable("no shard is known yet: try again in a moment")
         if self._routes is None or self._routes.known is not known:
-            self._routes = self._routes_by(known)
+            self._routes = open_routes(known, self._routes, self._batch, self._asking)
         return self._routes
 
-    def _routes_by(self, known: Known) -> Routes:
-        before = self._routes
-        search = {} if before is None else dict(zip(before.known.ports, before.search, strict=True))
-        fetch = {} if before is None else dict(zip(before.known.ports, before.fetch, strict=True))
-        searching = self._limits | {"weigh": query_bytes, "max_weight": MESSAGE_BYTES}
-        fetching = self._limits | {"weigh": lambda query: len(query.item_ids), "max_weight": MESSAGE_ITEMS}
-        return Routes(
-            known,
-            tuple(search.get(port) or Batcher(port.search, name=port.name, **searching) for port in known.ports),
-            tuple(fetch.get(port) or Batcher(port.fetch, name=port.name, **fetching) for port in known.ports),
-            tuple(map(known.map.owned, known.map.shards[: known.map.size])),
-        )
+    def breakers(self) -> dict[str, State]:
+        """Return the state of the breaker of every shard and standby that has one, by their names."""
+        cascades = self.routes().cascades if self.shards.known else ()
+        return {source.port.name: source.breaker.state for cascade in cascades for source in cascade.sources}
 
     async def search(self, query: ShardQuery, *, total_rows: int, deadline: float) -> Found:
         """Return the k best rows of all shards that answer before `deadline` (a time of the loop's clock).
@@ -110,6 +87,7 @@ class Fanout:
         deadline: float,
         fields: tuple[str, ...] | None = None,
         vectors: bool = False,
+        min_seq: int = 0,
     ) -> tuple[dict[str, ItemRow], tuple[str, ...]]:
         """Return the rows of the items that exist, asked of their owners, and the shards that did not answer.
 
@@ -118,7 +96,7 @@ class Fanout:
         """
         routes = self.routes()
         parts = [
-            (shard, FetchQuery(release, tuple(ids[start : start + FETCH_ITEMS]), fields, vectors))
+            (shard, FetchQuery(release, tuple(ids[start : start + FETCH_ITEMS]), fields, vectors, min_seq=min_seq))
             for shard, ids in routes.by_owner(item_ids).items()
             for start in range(0, len(ids), FETCH_ITEMS)
         ]
@@ -145,7 +123,7 @@ async def _fetched(
     failed = []
     for (shard, query), answer in zip(parts, answers, strict=True):
         if isinstance(answer, BaseException):
-            logger.warning("%s did not fetch: %r", routes.known.ports[shard].name, answer)
+            _log(routes.known.ports[shard].name, "fetch", answer)
             failed.append((shard, query, answer))
         else:
             rows |= answer
@@ -178,7 +156,7 @@ def _missing(routes: Routes, answers: Sequence[Hits | BaseException]) -> list[st
             raise answer
         if isinstance(answer, BaseException):
             SHARD_MISSING.add(1, {"part": port.name})
-            logger.warning("%s did not search: %r", port.name, answer)
+            _log(port.name, "search", answer)
             missing.append(port.name)
     return missing
 
@@ -202,6 +180,11 @@ async def _settled(asked: Sequence["asyncio.Future[T]"]) -> Sequence[T | BaseExc
         return [error]
 
 
+def _log(name: str, what: str, error: BaseException) -> None:
+    if not isinstance(error, Out):  # that a shard is out was said once
+        logger.warning("%s did not %s: %r", name, what, error)
+
+
 def union(hits: Iterable[Hits]) -> int:
     """Return the mask of the buckets that were searched by any of several shards."""
     searched = 0
@@ -210,17 +193,11 @@ def union(hits: Iterable[Hits]) -> int:
     return searched
 
 
-def query_bytes(query: ShardQuery) -> int:
-    """Return about how many bytes a query takes in a message."""
-    vector = 0 if query.vector is None else query.vector.nbytes
-    return 256 + vector + sum(len(item_id) + 4 for item_id in query.exclude)
-
-
 def _why_nothing(answers: Sequence[Hits | BaseException]) -> BaseException:
     """Return the error of a query that no shard answered: overload first, it names its own remedy."""
     errors = [answer for answer in answers if isinstance(answer, BaseException)]
-    for kind in (Overloaded, DeadlineExceeded):
+    for kind in (Overloaded, DeadlineExceeded, SemrecError):
         for error in errors:
             if isinstance(error, kind):
                 return error
-    return errors[0]
+    return Unavailable(f"no shard answers, the first failed with {errors[0]!r}")

@@ -17,7 +17,10 @@ Message = tuple[Any, ...]  # of what pickle writes without calling Python
 
 def pack_queries(queries: Sequence[ShardQuery]) -> Message:
     """Return the message of a batch of queries."""
-    rest = [(q.release, q.k, q.filter, q.exclude, q.by, q.signals, q.marks, q.fields, q.request_id) for q in queries]
+    rest = [
+        (q.release, q.k, q.filter, q.exclude, q.by, q.signals, q.marks, q.fields, q.request_id, q.min_seq)
+        for q in queries
+    ]
     return (*_pack([query.vector for query in queries]), rest)
 
 
@@ -63,7 +66,7 @@ def unpack_hits(message: Message) -> list[Hits | Exception]:
 
 def pack_fetches(queries: Sequence[FetchQuery]) -> Message:
     """Return the message of a batch of what is to be fetched."""
-    return tuple((query.release, query.item_ids, query.fields, query.vectors, query.owner) for query in queries)
+    return tuple((q.release, q.item_ids, q.fields, q.vectors, q.owner, q.min_seq) for q in queries)
 
 
 def unpack_fetches(message: Message) -> list[FetchQuery]:

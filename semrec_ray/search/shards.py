@@ -62,10 +62,11 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A map, and a port for each of its shards, in its order."""
+    """A map, and for each of its shards, in its order, a port and that of its standby."""
 
     map: ShardMap
     ports: tuple[ShardPort, ...]
+    standbys: tuple[ShardPort | None, ...]  # of each shard; None: it has none
 
     @property
     def owning(self) -> tuple[ShardPort, ...]:
@@ -76,18 +77,25 @@ class Known:
 class Shards:
     """The shards of a catalog as they were when `refresh` looked last; one that comes and goes keeps its port."""
 
-    def __init__(self, read: Callable[[], ShardMap], open_port: Callable[[str], ShardPort]) -> None:
-        """`read` and `open_port` may block; the latter raises Unavailable where there is no such shard."""
-        self._read, self._open_port = read, open_port
+    def __init__(
+        self,
+        read: Callable[[], ShardMap],
+        open_port: Callable[[str], ShardPort],
+        open_standby: Callable[[str], ShardPort | None] = lambda _: None,
+    ) -> None:
+        """All of these may block; the latter two raise Unavailable where there is no such shard."""
+        self._read, self._open_port, self._open_standby = read, open_port, open_standby
         self._ports: dict[str, ShardPort] = {}
+        self._standbys: dict[str, ShardPort | None] = {}
         self.error: str | None = None  # why the map cannot be read
         self.known: Known | None = None  # None before it was ever read
 
     @classmethod
-    def fixed(cls, ports: Sequence[ShardPort]) -> "Shards":
+    def fixed(cls, ports: Sequence[ShardPort], standbys: Sequence[ShardPort] = ()) -> "Shards":
         """Return these shards, whatever any store says: as many as there are own the buckets by the plain map."""
-        by_name = dict(zip(plain_map(len(ports)).shards, ports, strict=True))
-        shards = cls(lambda: plain_map(len(ports)), by_name.__getitem__)
+        names = plain_map(len(ports)).shards
+        by_name, beside = dict(zip(names, ports, strict=True)), dict(zip(names, standbys, strict=False))
+        shards = cls(lambda: plain_map(len(ports)), by_name.__getitem__, beside.get)
         shards.refresh()
         return shards
 
@@ -101,7 +109,8 @@ class Shards:
             self.error = str(error)
             return
         self.error = None
-        known = Known(shard_map, tuple(map(self._port, shard_map.shards)))
+        names = shard_map.shards
+        known = Known(shard_map, tuple(map(self._port, names)), tuple(map(self._standby, names)))
         if known != self.known:
             logger.info("map %d: %d shards own the catalog", shard_map.number, shard_map.size)
             self.known = known  # one assignment: a reader sees the old or the new one
@@ -113,3 +122,11 @@ class Shards:
             except Unavailable:
                 return Absent(name)
         return self._ports[name]
+
+    def _standby(self, name: str) -> ShardPort | None:
+        if name not in self._standbys:
+            try:
+                self._standbys[name] = self._open_standby(name)
+            except Unavailable:
+                return None
+        return self._standbys[name]

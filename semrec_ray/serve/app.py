@@ -9,15 +9,15 @@ from ray.serve.config import BackpressureConfig
 from starlette.types import ASGIApp
 
 from semrec_ray.api.http import create_app
-from semrec_ray.config import AppConfig
+from semrec_ray.config import AppConfig, Role
 from semrec_ray.serve.edge import OneRequestId
 from semrec_ray.serve.encoder import EncoderReplica
 from semrec_ray.serve.profiles import ProfilesReplica
-from semrec_ray.serve.router import SHARD, Router, this_router
+from semrec_ray.serve.router import SHARD, STANDBY, Router, this_router
 from semrec_ray.serve.shard import ShardReplica
 from semrec_ray.serve.writer import WriterReplica
 from semrec_ray.state.partitions import partition_name
-from semrec_ray.store.shard_map import read_map
+from semrec_ray.store.shard_map import read_map, standby_name
 from semrec_ray.store.tables import Store
 
 PART_CALLS = 64  # messages; the batchers of the routers keep it far below
@@ -27,7 +27,7 @@ def build(args: AppConfig) -> serve.Application:
     """Return the application: router, writer, encoder, profiles, shard-0 … shard-(N-1); inline: router and writer.
 
     Profiles of several partitions are profiles-0 … profiles-(P-1). The shards are those of the map in the store, where
-    there is one (`semrec reshard`), else as many as configured.
+    there is one (`semrec reshard`), else as many as configured. With `fallback: cpu` each has a shard-0-standby … too.
     """
     config = args.resolved()
 
@@ -42,36 +42,51 @@ def build(args: AppConfig) -> serve.Application:
         max_ongoing_requests=config.max_ongoing,
         max_queued_requests=config.max_ongoing,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
-        ray_actor_options=_resources(config, gpus=config.num_gpus if config.topology == "inline" else 0),
+        ray_actor_options=_resources(config, "router", gpus=config.num_gpus if config.topology == "inline" else 0),
     )
     if config.topology == "inline":
-        return router.bind(config, [], [], None, _part(WriterReplica, "writer", config).bind(config, {}))
+        return router.bind(config, [], [], None, _part(WriterReplica, "writer", "writer", config).bind(config, {}))
     names = read_map(Store(config.store), config.shards).shards
     partitions = [partition_name(i, config.profile_partitions) for i in range(config.profile_partitions)]
-    shards = [_part(ShardReplica, name, config, gpus=config.num_gpus).bind(config, i) for i, name in enumerate(names)]
-    profiles = [_part(ProfilesReplica, name, config).bind(config, i) for i, name in enumerate(partitions)]
-    encoder = _part(EncoderReplica, "encoder", config).bind(config)
+    shards = [_shard(name, config).bind(config, i) for i, name in enumerate(names)]
+    doubled = enumerate(names if config.fallback == "cpu" else ())
+    standbys = [_standby(standby_name(name), config).bind(config, i, True) for i, name in doubled]
+    profiles = [_part(ProfilesReplica, name, "profiles", config).bind(config, i) for i, name in enumerate(partitions)]
+    encoder = _part(EncoderReplica, "encoder", "encoder", config).bind(config)
     followers = dict(zip((*names, *partitions), (*shards, *profiles), strict=True))
-    writer = _part(WriterReplica, "writer", config).bind(config, followers)
-    return router.bind(config, shards, profiles, encoder, writer)
+    followers |= {standby_name(name): standby for name, standby in zip(names, standbys, strict=False)}
+    writer = _part(WriterReplica, "writer", "writer", config).bind(config, followers)
+    return router.bind(config, shards, profiles, encoder, writer, standbys)
 
 
 def build_shard(config: AppConfig, place: int, runtime_env: dict[str, Any]) -> serve.Application:
-    """Return one further shard of an application of these settings, as an application by itself."""
-    part = _part(ShardReplica, SHARD, config, gpus=config.num_gpus)
-    options = _resources(config, config.num_gpus) | {"runtime_env": runtime_env}
-    application: serve.Application = part.options(ray_actor_options=options).bind(config, place)
+    """Return one further shard of an application of these settings, as an application by itself; with its standby."""
+
+    def here(part: Any) -> Any:  # noqa: ANN401 (a Deployment)
+        return part.options(ray_actor_options=part.ray_actor_options | {"runtime_env": runtime_env})
+
+    standbys = [here(_standby(STANDBY, config)).bind(config, place, True)] if config.fallback == "cpu" else []
+    application: serve.Application = here(_shard(SHARD, config)).bind(config, place, False, standbys)
     return application
 
 
-def _part(replica: type, name: str, config: AppConfig, gpus: float = 0) -> Any:  # noqa: ANN401 (a Deployment)
+def _shard(name: str, config: AppConfig) -> Any:  # noqa: ANN401 (a Deployment)
+    part = _part(ShardReplica, name, "shard", config, gpus=config.num_gpus)
+    return part.options(num_replicas=config.replicas)
+
+
+def _standby(name: str, config: AppConfig) -> Any:  # noqa: ANN401 (a Deployment)
+    return _part(ShardReplica, name, "standby", config)
+
+
+def _part(replica: type, name: str, role: Role, config: AppConfig, gpus: float = 0) -> Any:  # noqa: ANN401 (a Deployment)
     return serve.deployment(
         replica,
         name=name,
         max_ongoing_requests=PART_CALLS,
-        ray_actor_options=_resources(config, gpus),
+        ray_actor_options=_resources(config, role, gpus),
     )
 
 
-def _resources(config: AppConfig, gpus: float) -> dict[str, Any]:
-    return {"num_cpus": config.num_cpus, "num_gpus": gpus}
+def _resources(config: AppConfig, role: Role, gpus: float) -> dict[str, Any]:
+    return {"num_cpus": config.num_cpus, "num_gpus": gpus, "resources": config.resources.get(role, {})}

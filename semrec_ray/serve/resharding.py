@@ -123,7 +123,8 @@ class ServeFleet:
         return answer
 
     def _built(self, applications: Mapping[str, Any]) -> list[str]:
-        return [name for name in applications[self.app].deployments if name.startswith("shard-")]
+        names = applications[self.app].deployments
+        return [name for name in names if name.removeprefix("shard-").isdigit()]  # their standbys are no shards
 
     def _further(self, applications: Mapping[str, Any]) -> list[str]:
         of = shard_app(self.app, "shard-")

@@ -1,7 +1,7 @@
 """The router in a Serve replica: HTTP in; a recommender whose parts are handles, or all in this process."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,23 +13,25 @@ from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, SemrecError, Unavailable
 from semrec_ray.parts import open_local_parts
 from semrec_ray.recommender import Recommender, compose
+from semrec_ray.search.cascade import asking
+from semrec_ray.search.coverage import of_all
 from semrec_ray.search.messages import pack_fetches, pack_queries, unpack_hits, unpack_rows
 from semrec_ray.search.shards import Shards
 from semrec_ray.serve.edge import Door
 from semrec_ray.serve.following import Following
 from semrec_ray.state.partitions import partition_name
-from semrec_ray.store.shard_map import read_map, shard_name
+from semrec_ray.store.shard_map import read_map, shard_name, standby_name
 from semrec_ray.store.tables import Store
-from semrec_ray.types import Write, Written
+from semrec_ray.types import PartStatus, Write, Written
 
-SHARD = "shard"  # the deployment of an application that is one shard
+SHARD, STANDBY = "shard", "standby"  # the deployments of an application that is one shard
 
 
 class HandlePort:
     """A deployment behind the protocol of its part: every method is a call of the replica's same-named one."""
 
-    def __init__(self, name: str, handle: Any) -> None:  # noqa: ANN401 (a DeploymentHandle)
-        self.name, self._bound = name, handle
+    def __init__(self, name: str, handle: Any, replicas: int = 1) -> None:  # noqa: ANN401 (a DeploymentHandle)
+        self.name, self._bound, self._replicas = name, handle, replicas
 
     @cached_property
     def _handle(self) -> Any:  # noqa: ANN401
@@ -70,8 +72,14 @@ class HandlePort:
     async def reach(self, seq: int) -> None:  # noqa: D102
         await self._handle.reach.remote(seq)
 
-    async def status(self, serving: str | None = None) -> Any:  # noqa: ANN401, D102
-        return await self._handle.status.remote(serving)
+    async def status(self, serving: str | None = None) -> PartStatus:
+        """Return what the part holds, of several replicas what holds for all of them that answer."""
+        if self._replicas == 1:
+            alone: PartStatus = await self._handle.status.remote(serving)
+            return alone
+        # Serve gives any other call to one of them; a replica that hangs is asked no more once Serve has noticed.
+        answers = await self._handle.broadcast("status", serving).results_async(return_exceptions=True)
+        return of_all([answer for answer in answers if isinstance(answer, PartStatus)])
 
 
 class Router(Following):
@@ -84,6 +92,7 @@ class Router(Following):
         profiles: list[Any],
         encoder: Any,  # noqa: ANN401
         writer: Any,  # noqa: ANN401
+        standbys: Sequence[Any] = (),
     ) -> None:
         self._observed(config)
         Door.most = config.max_ongoing
@@ -94,10 +103,16 @@ class Router(Following):
             self.service = compose(config, Shards.fixed([shard]), [held_profiles], held_encoder, writing)
         else:
             bound = {shard_name(place): handle for place, handle in enumerate(shards)}
+            beside = {shard_name(place): handle for place, handle in enumerate(standbys)}
             read = partial(read_map, Store(config.store), config.shards)
-            known = Shards(read, partial(open_shard_port, serve.get_replica_context().app_name, bound))
+            app = serve.get_replica_context().app_name
+            known = Shards(
+                read,
+                partial(open_shard_port, app, bound, config.replicas),
+                partial(open_standby_port, app, beside) if config.fallback == "cpu" else lambda _: None,
+            )
             users = [HandlePort(partition_name(i, len(profiles)), handle) for i, handle in enumerate(profiles)]
-            self.service = compose(config, known, users, HandlePort("encoder", encoder), writing)
+            self.service = compose(config, known, users, HandlePort("encoder", encoder), writing, asking(config))
         await self.service.serving.refresh()
         self._in_background(self._look_around(config.poll_s))
 
@@ -114,14 +129,21 @@ class Router(Following):
             await asyncio.sleep(poll_s if serving.release else min(poll_s, 0.2))
 
 
-def open_shard_port(app: str, bound: Mapping[str, Any], name: str) -> HandlePort:
+def open_shard_port(app: str, bound: Mapping[str, Any], replicas: int, name: str) -> HandlePort:
     """Return the port of a shard: one of the application's own, or an application by itself; Unavailable."""
-    if name in bound:
-        return HandlePort(name, bound[name])
+    return HandlePort(name, bound.get(name) or _handle_of(app, name, SHARD), replicas)
+
+
+def open_standby_port(app: str, bound: Mapping[str, Any], name: str) -> HandlePort:
+    """Return the port of who stands in for a shard, by the shard's name; Unavailable."""
+    return HandlePort(standby_name(name), bound.get(name) or _handle_of(app, name, STANDBY))
+
+
+def _handle_of(app: str, shard: str, deployment: str) -> Any:  # noqa: ANN401 (a DeploymentHandle)
     try:
-        return HandlePort(name, serve.get_deployment_handle(SHARD, app_name=shard_app(app, name)))
+        return serve.get_deployment_handle(deployment, app_name=shard_app(app, shard))
     except KeyError as error:  # so says Serve
-        raise Unavailable(f"no application {shard_app(app, name)!r} is running") from error
+        raise Unavailable(f"no application {shard_app(app, shard)!r} is running") from error
 
 
 def shard_app(app: str, name: str) -> str:

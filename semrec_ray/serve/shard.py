@@ -1,5 +1,8 @@
 """One shard of the catalog in a Serve replica: batches of queries in, hits out."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from semrec_ray.config import AppConfig
 from semrec_ray.parts import open_shard
 from semrec_ray.search.messages import Message, pack_hits, pack_rows, unpack_fetches, unpack_queries
@@ -8,11 +11,17 @@ from semrec_ray.types import PartStatus
 
 
 class ShardReplica(Following):
-    """Holds the rows of the buckets that shard number `shard` owns, release by release."""
+    """Holds the rows of the buckets that shard number `shard` owns, release by release, as a standby in CPU memory."""
 
-    async def __init__(self, config: AppConfig, shard: int) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self,
+        config: AppConfig,
+        shard: int,
+        standby: bool = False,
+        others: Sequence[Any] = (),  # Serve starts them with it, as parts of its application
+    ) -> None:
         self._observed(config)
-        self._shard = open_shard(config, shard, shards=config.shards)
+        self._shard = open_shard(config, shard, shards=config.shards, standby=standby)
         await self._follow(config.poll_s, self._shard.held)
 
     async def search(self, queries: Message) -> Message:

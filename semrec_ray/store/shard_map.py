@@ -73,6 +73,11 @@ def shard_name(place: int) -> str:
     return f"shard-{place}"
 
 
+def standby_name(shard: str) -> str:
+    """Return the name of who stands in for a shard of this name."""
+    return f"{shard}-standby"
+
+
 def plain_map(shards: int) -> ShardMap:
     """Return the map of so many shards where none is stored."""
     return ShardMap(0, tuple(map(shard_name, range(shards))), owners(shards))

@@ -1,9 +1,12 @@
 """The share of the rows that answered, by what the shards said of their buckets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from semrec_ray.search.coverage import Coverage
+from semrec_ray.errors import Unavailable
+from semrec_ray.search.coverage import Coverage, of_all
 from semrec_ray.store.buckets import ALL_BUCKETS, BUCKETS, mask_of
 from semrec_ray.types import BucketRows, PartStatus
 
@@ -71,3 +74,14 @@ def test_each_release_has_its_own_rows():
     coverage.learn([told("shard-0", range(1024), 1, "new")])
     assert coverage.share("old", HALF, 0) == 1 / 4
     assert coverage.share("new", HALF, 0) == 1 / 2
+
+
+def test_of_several_replicas_holds_what_all_of_them_hold():
+    first, second = told("shard-0", range(600), 2), told("shard-0", range(512), 2)
+    first, second = replace(first, releases=("s", "r"), seq=9, map=3), replace(second, seq=7, map=2, error="no room")
+    both = of_all([first, second])
+    assert (both.releases, both.seq, both.map, both.error, both.replicas) == (("r",), 7, 2, "no room", 2)
+    assert [(held.release, held.buckets, held.rows.sum()) for held in both.held] == [("r", HALF, 1024)]
+    assert of_all([first]) == first
+    with pytest.raises(Unavailable, match="no replica answers"):
+        of_all([])

@@ -149,7 +149,7 @@ def test_what_travels_together_stays_below_what_a_message_carries():
 
 def test_fetching_from_a_shard_that_hangs_names_it_and_gives_the_rest():
     shards = [Shard("shard-0", hits()), Shard("shard-1", None)]
-    ids = [f"item {i}" for i in range(20)]
+    ids = [f"item {i}" for i in range(40)]
 
     async def scenario():
         deadline = asyncio.get_running_loop().time() + 0.1

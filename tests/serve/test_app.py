@@ -1,0 +1,75 @@
+"""What an application is made of, by its settings; nothing runs."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.serve import Application, Deployment
+
+from semrec_ray.config import AppConfig
+from semrec_ray.serve.app import build, build_shard
+from semrec_ray.serve.resharding import ServeFleet
+
+
+def deployments(of: Any) -> Iterator[Deployment]:
+    """Every deployment of an application, in any depth of its arguments."""
+    if isinstance(of, Application):
+        bound = of._bound_deployment
+        yield bound
+        yield from deployments([*bound.init_args, *bound.init_kwargs.values()])
+    elif isinstance(of, dict):
+        yield from deployments(list(of.values()))
+    elif isinstance(of, list | tuple):
+        for one in of:
+            yield from deployments(one)
+
+
+@pytest.fixture
+def settings(store) -> dict[str, Any]:
+    return {"auth": {"mode": "none"}, "store": store.uri, "shards": 2}
+
+
+def parts(settings: dict[str, Any], **more: Any) -> dict[str, Deployment]:
+    return {part.name: part for part in deployments(build(AppConfig(**settings, **more)))}
+
+
+def test_an_app_has_a_deployment_for_each_part_and_no_standbys_unless_wanted(settings):
+    assert sorted(parts(settings)) == ["encoder", "profiles", "router", "shard-0", "shard-1", "writer"]
+    assert sorted(parts(settings, topology="inline")) == ["router", "writer"]
+
+
+def test_standbys_of_gpu_shards_take_no_gpu_and_shards_have_their_replicas(settings):
+    found = parts(settings, fallback="cpu", num_gpus=1, replicas=2)
+    for shard in ("shard-0", "shard-1"):
+        assert found[shard].ray_actor_options["num_gpus"] == 1
+        assert found[shard].num_replicas == 2
+        assert found[f"{shard}-standby"].ray_actor_options["num_gpus"] == 0
+        assert found[f"{shard}-standby"].num_replicas == 1
+    (followers,) = (arg for arg in found["writer"].init_args if isinstance(arg, dict))
+    assert {"shard-0", "shard-0-standby"} <= followers.keys()  # it tells them of writes
+
+
+def test_parts_are_placed_where_the_config_says(settings):
+    found = parts(settings, fallback="cpu", resources={"standby": {"spare": 0.01}, "router": {"front": 1}})
+    assert found["shard-1-standby"].ray_actor_options["resources"] == {"spare": 0.01}
+    assert found["router"].ray_actor_options["resources"] == {"front": 1}
+    assert found["shard-1"].ray_actor_options["resources"] == {}
+
+
+def test_a_further_shard_comes_with_its_standby_and_the_code_of_its_application(settings):
+    where = {"working_dir": "gcs://code.zip"}
+    config = AppConfig(**settings, fallback="cpu", num_gpus=1)
+    found = {part.name: part for part in deployments(build_shard(config, 2, where))}
+    assert sorted(found) == ["shard", "standby"]
+    assert found["shard"].ray_actor_options["num_gpus"] == 1
+    assert found["standby"].ray_actor_options["num_gpus"] == 0
+    assert all(part.ray_actor_options["runtime_env"] == where for part in found.values())
+    (alone,) = deployments(build_shard(AppConfig(**settings), 2, where))
+    assert alone.name == "shard"
+
+
+def test_moving_shards_takes_no_standby_for_a_shard(settings):
+    config = AppConfig(**settings, fallback="cpu")
+    fleet = ServeFleet("app", config, {}, print)
+    assert fleet._built({"app": SimpleNamespace(deployments=parts(settings, fallback="cpu"))}) == ["shard-0", "shard-1"]
