@@ -41,7 +41,6 @@ from semrec_ray.types import (
     Columns,
     Found,
     ItemRow,
-    PartStatus,
     ProfileQuery,
     Query,
     ShardQuery,
@@ -218,14 +217,10 @@ class Recommender:
             space=_space_columns(view.space) if view else {},
             topology=self.config.topology,
             coverage=serving.coverage(),
-            shards=self._with_breakers(serving.shard_status),
-            parts=(*self._with_breakers(filter(None, serving.standby_status)), *serving.part_status),
+            shards=self.fanout.with_breakers(serving.shard_status),
+            parts=(*self.fanout.with_breakers(filter(None, serving.standby_status)), *serving.part_status),
             seq=serving.views.seq,
         )
-
-    def _with_breakers(self, statuses: Iterable[PartStatus]) -> tuple[PartStatus, ...]:
-        breakers = self.fanout.breakers()
-        return tuple(dataclasses.replace(status, breaker=breakers.get(status.name, "")) for status in statuses)
 
     async def _understand(
         self, query: Query, fields: tuple[str, ...], view: View, deadline: float, stages: Stages

@@ -11,7 +11,7 @@ from semrec_ray.recommender import Recommender
 from semrec_ray.telemetry import METRICS, REQUEST_ID, JsonLines, TextLines
 from semrec_ray.types import Example, Query
 
-UNITS = ("_ms", "_seconds", "_ratio", "_total", "_size", "_rows", "_seqs", "_seq", "_up", "_failing", "_ready")
+UNITS = ("_ms", "_seconds", "_ratio", "_total", "_size", "_rows", "_seqs", "_seq", "_up", "_out", "_failing", "_ready")
 LABELS = {"verb", "status", "stage", "kind", "part", "cache", "outcome"}
 
 

@@ -18,7 +18,7 @@ from semrec_ray.search.shards import Shards
 from semrec_ray.search.source import Out
 from semrec_ray.telemetry import SHARD_MISSING
 from semrec_ray.tracing import NOTED, Span
-from semrec_ray.types import FetchQuery, Found, Hits, ItemRow, ShardQuery
+from semrec_ray.types import FetchQuery, Found, Hits, ItemRow, PartStatus, ShardQuery
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,11 @@ class Fanout:
         """Return the state of the breaker of every shard and standby that has one, by their names."""
         cascades = self.routes().cascades if self.shards.known else ()
         return {source.port.name: source.breaker.state for cascade in cascades for source in cascade.sources}
+
+    def with_breakers(self, statuses: Iterable[PartStatus]) -> tuple[PartStatus, ...]:
+        """Return what shards and standbys say of themselves, with the state of the breaker of each."""
+        breakers = self.breakers()
+        return tuple(replace(status, breaker=breakers.get(status.name, "")) for status in statuses)
 
     async def search(self, query: ShardQuery, *, total_rows: int, deadline: float) -> Found:
         """Return the k best rows of all shards that answer before `deadline` (a time of the loop's clock).
