@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from semrec_ray.config import BatchConfig
@@ -170,9 +171,11 @@ def _note(spans: list[Span], routes: Routes, asked: Sequence["asyncio.Future[Hit
     """Note how long each shard takes to answer, from now."""
     began = time.perf_counter()
     for port, answer in zip(routes.known.owning, asked, strict=True):
-        answer.add_done_callback(
-            lambda _, name=port.name: spans.append(Span(name, "search", began, time.perf_counter()))
-        )
+        answer.add_done_callback(partial(_note_one, spans, port.name, began))
+
+
+def _note_one(spans: list[Span], name: str, began: float, _: object) -> None:
+    spans.append(Span(name, "search", began, time.perf_counter()))
 
 
 async def _settled(asked: Sequence["asyncio.Future[T]"]) -> Sequence[T | BaseException]:

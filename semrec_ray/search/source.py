@@ -39,8 +39,8 @@ class Source:
     """Somebody who answers for a shard, the shard itself or its standby; used on one event loop.
 
     A message that comes to nothing is a failure, and so is every `late_after_s` that it waits while the shard says
-    nothing at all: all places of messages on their way are taken then, and nothing else would count. A message that was
-    given up before it was late is none: its callers were in a hurry.
+    nothing at all: all places of messages on their way are taken then, and nothing else would count. A message that its
+    callers gave up counts where nothing was heard for so long: else they were only in a hurry.
     """
 
     def __init__(self, port: ShardPort, watch: Watch, changed: Callable[[], None]) -> None:
@@ -48,7 +48,7 @@ class Source:
         self.port, self._watch, self._changed = port, watch, changed
         self._clock = asyncio.get_running_loop().time
         self.breaker = Breaker(watch.failures, watch.probe_every_s, self._clock)
-        self._heard = float("-inf")  # when it answered last
+        self._silent_since: float | None = None  # when it was asked first after its last answer
         self._last: ShardQuery | None = None  # that was asked: a probe asks it again
         self._probing: asyncio.Task[None] | None = None
         self._context = contextvars.copy_context()  # of no request: see batcher.py
@@ -73,9 +73,14 @@ class Source:
             self._probing.cancel()
 
     async def _watched(self, call: Awaitable[T]) -> T:
+        if self._silent_since is None:
+            self._silent_since = self._clock()
         late = _Ticking(self._watch.late_after_s, self._late)
         try:
             answer = await call
+        except asyncio.CancelledError:
+            self._late()
+            raise
         except REFUSALS:
             self._answered()
             raise
@@ -89,11 +94,12 @@ class Source:
             late.timer.cancel()
 
     def _late(self) -> None:
-        if self._clock() - self._heard >= self._watch.late_after_s:  # else it is slow, and there
+        silent_s = 0.0 if self._silent_since is None else self._clock() - self._silent_since
+        if silent_s >= self._watch.late_after_s:  # else it is slow, and there
             self._failed(f"no answer in {self._watch.late_after_s:g} s")
 
     def _answered(self) -> None:
-        self._heard = self._clock()
+        self._silent_since = None
         if self.breaker.failures and self.breaker.succeeded():
             logger.info("%s answers again", self.port.name)
             self._tell()

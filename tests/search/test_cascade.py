@@ -162,11 +162,32 @@ def test_what_a_shard_refuses_is_no_failure(error):
 def test_callers_in_a_hurry_do_not_take_a_shard_out_for_all():
     async def scenario():
         world = World()
-        world.ill.mood = "hangs"
-        for _ in range(8):
-            found, _ = await world.ask(timeout_s=LATE / 4)
-            assert found.missing == ("shard-1",)
+        given = world.ill.search
+
+        async def slowly(queries):
+            await asyncio.sleep(LATE / 2)
+            return await given(queries)
+
+        world.ill.search = slowly
+        for _ in range(40):
+            hurried, _ = await world.ask(timeout_s=LATE / 4)
+            assert hurried.missing == ("shard-1",)
+            patient, _ = await world.ask()
+            assert patient.coverage == 1
         assert world.fanout.breakers()["shard-1"] == "closed"
+
+    run(scenario)
+
+
+def test_where_all_callers_are_in_a_hurry_a_shard_that_hangs_is_out_all_the_same():
+    async def scenario():
+        world = World()
+        world.ill.mood = "hangs"
+        answers = await world.ask_steadily(seconds=10, timeout_s=LATE / 2)
+        assert all(found.missing == ("shard-1",) for found, _ in answers)
+        slow = [took for _, took in answers if took > 0]
+        assert max(slow) == pytest.approx(LATE / 2)
+        assert len(slow) <= 2.5 * LATE * RATE
 
     run(scenario)
 
@@ -340,7 +361,7 @@ def test_a_late_replica_is_asked_once_more_and_the_first_answer_counts():
 
 def test_a_slow_shard_is_not_asked_twice_as_much():
     async def scenario():
-        world = World(replace(PLAIN, watch=replace(WATCH, late_after_s=60), replicas=2, hedge_after_s=0.1))
+        world = World(replace(PLAIN, watch=replace(WATCH, late_after_s=600), replicas=2, hedge_after_s=0.1))
         world.ill.mood = "hangs"
         for _ in range(100):
             await world.ask(timeout_s=1)
