@@ -10,7 +10,7 @@ demo: .venv/demo.stamp
 
 # Two runs beside each other that take about as long: what needs a Ray cluster, and the others. With ARGS, such as
 # ARGS="-k kill", it is one plain run.
-CLUSTER := tests/serve tests/chaos
+CLUSTER := tests/chaos tests/serve
 test: lint types
 ifeq ($(strip $(ARGS)),)
 	@mkdir -p .cache; $(BIN)/pytest $(CLUSTER) -o cache_dir=.cache/pytest-serve >.cache/serve.log 2>&1 & \
