@@ -24,6 +24,7 @@ from semrec_ray.config import (
 from semrec_ray.data.sources import SOURCES, Source
 from semrec_ray.demo import Ports, run_demo
 from semrec_ray.deployment import app_arguments, nested, serve_yaml
+from semrec_ray.doctor.command import doctor
 from semrec_ray.errors import SemrecError
 from semrec_ray.evaluate import evaluation, tuning
 from semrec_ray.evaluate.evaluation import SPLITS, as_lengths
@@ -272,7 +273,7 @@ def size_(
         console.print(f"[dim]· {line}[/dim]", highlight=False)
 
 
-for command in admin.COMMANDS:
+for command in (doctor, *admin.COMMANDS):
     app.command()(command)
 
 

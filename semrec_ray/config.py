@@ -288,6 +288,15 @@ def read_app_config(path: str) -> AppConfig:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def read_http_address(path: str) -> tuple[str, int]:
+    """Return the host and port of a Serve YAML file, Serve's defaults where it names none."""
+    try:
+        options = (yaml.safe_load(Path(path).read_text()) or {}).get("http_options") or {}
+        return str(options.get("host", "127.0.0.1")), int(options.get("port", 8000))
+    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError):
+        return "127.0.0.1", 8000  # whether the file is one is said by `read_app_config`
+
+
 def read_settings(path: Path | None) -> Settings:
     """Return the settings of a YAML or JSON file, those it does not name at their defaults; ConfigError."""
     if path is None:
