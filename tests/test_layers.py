@@ -25,7 +25,7 @@ LAYERS = [
     {"gates", "comparison"},
     {"migration"},
     {"demo", "terminal"},
-    {"admin"},
+    {"admin", "access"},
     {"serve"},
     {"cli"},  # `semrec reshard` starts Serve applications: it imports serve, but only when it is asked for
 ]
