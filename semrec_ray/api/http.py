@@ -69,8 +69,8 @@ Id = Annotated[str, Path(min_length=1, max_length=LONGEST_ID)]
 def create_app(service: Callable[[], Service], config: AppConfig) -> Counted:
     """Return the ASGI application; `service` is called per request, so it may be made after the application.
 
-    From the outside: what counts requests, what browsers may ask, who may, the query verbs, everything else. ConfigError where the keys, the
-    rates or the audit's file cannot be used.
+    From the outside: what counts requests, what browsers may ask, who may, the query verbs, everything else.
+    ConfigError where the keys, the rates or the audit's file cannot be used.
     """
     audit = open_audit(config.audit)
     keys = open_keyring(config.auth) if config.auth.mode == "keys" else None

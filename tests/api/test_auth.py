@@ -301,4 +301,4 @@ def test_an_entry_with_a_wrong_field_is_refused(field):
 
 
 def test_without_keys_nobody_stands_before_the_application(config):
-    assert not isinstance(create_app(lambda: None, config), auth.Guard)
+    assert not isinstance(create_app(lambda: None, config).app, auth.Guard)
