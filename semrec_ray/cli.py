@@ -10,7 +10,7 @@ import httpx
 import typer
 from rich.table import Table
 
-from semrec_ray import admin, bulk, indexing, pipeline, training
+from semrec_ray import access, admin, bulk, indexing, pipeline, training
 from semrec_ray.config import (
     DEFAULT_MODEL,
     AppConfig,
@@ -18,6 +18,7 @@ from semrec_ray.config import (
     HnswConfig,
     SpaceConfig,
     absolute,
+    own_key,
     resolve_store,
     settings_with,
 )
@@ -213,7 +214,10 @@ def reshard(
 def status(url: Annotated[str, typer.Option(help="the served app")] = "http://127.0.0.1:8000") -> None:
     """Show what a served app holds: release, shards, coverage; exit status 1 when it is not ready."""
     try:
-        answer = httpx.get(f"{url}/v1/status", timeout=10).raise_for_status().json()
+        answer = httpx.get(f"{url}/v1/status", timeout=10, headers=own_key()).raise_for_status().json()
+    except httpx.HTTPStatusError as error:
+        hint = " (SEMREC_API_KEY is the key that is shown)" if error.response.status_code in (401, 403) else ""
+        sys.exit(f"error: {url} answers {error.response.status_code}: {error.response.text[:300]}{hint}")
     except httpx.HTTPError as error:
         sys.exit(f"error: {url} does not answer ({error}): is the app served? (`serve run …`, `make demo`)")
     word = "[green]ready[/green]" if answer["ready"] else f"[red]not ready[/red]: {answer['reason']}"
@@ -273,6 +277,7 @@ def size_(
         console.print(f"[dim]· {line}[/dim]", highlight=False)
 
 
+app.add_typer(access.commands, name="keys")
 for command in (doctor, *admin.COMMANDS):
     app.command()(command)
 

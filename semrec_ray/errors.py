@@ -24,6 +24,27 @@ class InvalidRequest(SemrecError):
     status = 422
 
 
+class Unauthenticated(SemrecError):
+    """No key, or none that is good: nothing was looked at beside it."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class Forbidden(SemrecError):
+    """A good key whose role is too low for what was asked."""
+
+    code = "forbidden"
+    status = 403
+
+
+class UnsupportedMedia(SemrecError):
+    """A body that is not called JSON, or came compressed."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
 class TooLarge(SemrecError):
     """A request has more bytes than are allowed."""
 
@@ -59,6 +80,12 @@ class Overloaded(SemrecError):
 
     def __reduce__(self) -> tuple[type["Overloaded"], tuple[str, int]]:
         return type(self), (self.message, self.retry_after_s)
+
+
+class RateLimited(Overloaded):
+    """A caller over their rate or quota, while others are answered."""
+
+    code = "rate_limited"
 
 
 class Unavailable(SemrecError):

@@ -305,9 +305,10 @@ class Recommender:
 
     def _check_filters(self, query: Query, rules: Sequence[Rule], view: View) -> None:
         limits = self.config.limits
+        left = limits.max_filter_terms  # of the filter and those of the rules together
         for filter in (query.filter, *map(filter_of, rules)):
             if filter:
-                check_filter(filter, view.schema, max_depth=limits.max_filter_depth, max_terms=limits.max_filter_terms)
+                left -= check_filter(filter, view.schema, max_depth=limits.max_filter_depth, max_terms=left)
 
     def _deadline(self, timeout_s: float | None) -> float:
         limits = self.config.limits

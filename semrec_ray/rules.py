@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 VERBS = ("pin", "boost", "boost_same", "exclude", "cap", "share")
 MAX_RULES = 64  # of the configuration and of a request, each
 
-Factor = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)]
+Factor = Annotated[float, Field(strict=True, ge=0.01, le=100, allow_inf_nan=False)]
 FilterObject = Annotated[dict[str, Any], Field(min_length=1)]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 
@@ -32,7 +32,7 @@ class PinRule(Rule):
     """An item and its slot; the last slot where the slate is shorter, none where the item is excluded."""
 
     pin: Name
-    position: int = Field(0, ge=0, le=10_000)
+    position: int = Field(0, strict=True, ge=0, le=10_000)
 
 
 class BoostRule(Rule):
@@ -59,14 +59,14 @@ class CapRule(Rule):
     """A field and how often one value of it may stand on a page."""
 
     cap: Name
-    at_most: int = Field(ge=1, le=10_000)
+    at_most: int = Field(strict=True, ge=1, le=10_000)
 
 
 class ShareRule(Rule):
     """A filter and the least share of a page's slots for what it matches (0.2: 20 %), rounded up."""
 
     share: FilterObject
-    at_least: float = Field(ge=0, le=1)
+    at_least: float = Field(strict=True, ge=0, le=1)
 
 
 def _verb(rule: object) -> str | None:

@@ -1,10 +1,14 @@
 import json
 import socket
 
+import orjson
 import pytest
 from typer.testing import CliRunner
 
+from semrec_ray.api.keys import open_keyring
 from semrec_ray.cli import app, main
+from semrec_ray.config import AuthConfig
+from semrec_ray.errors import ConfigError
 from semrec_ray.pipeline import GIVEN
 from semrec_ray.publishing import publish
 from semrec_ray.store import tables
@@ -149,3 +153,64 @@ def test_who_moves_shards_where_no_cluster_answers_is_told_how_to(capsys, monkey
             main()
     assert f"no Ray cluster answers at {address!r}" in str(ended.value)
     assert "python -m jobs.reshard --to 3" in str(ended.value)
+
+
+def test_a_new_key_is_printed_once_and_its_file_holds_a_hash(tmp_path):
+    path = tmp_path / "folder" / "keys.jsonl"
+    made = [
+        CliRunner().invoke(app, ["keys", "new", "--caller", "web", "--role", role, "--days", "2", "--file", str(path)])
+        for role in ("read", "admin")
+    ]
+    assert [result.exit_code for result in made] == [0, 0]
+    first, second = (result.stdout.strip() for result in made)
+    assert len({first, second}) == 2
+    assert first.startswith("semrec_")
+    assert len(first) > 40
+    assert "key 2 of web" in made[1].stderr
+    assert first not in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(path.parent.iterdir()) == [path]
+    keyring = open_keyring(AuthConfig(mode="keys", file=str(path)))
+    assert [keyring.find(key.encode()).role for key in (first, second)] == ["read", "admin"]
+    listed = CliRunner().invoke(app, ["keys", "list", "--file", str(path), "--json"])
+    entries = orjson.loads(listed.stdout)
+    assert [(entry["caller"], entry["role"]) for entry in entries] == [("web", "read"), ("web", "admin")]
+    assert "sha256" not in listed.stdout
+    table = CliRunner().invoke(app, ["keys", "list", "--file", str(path)]).stdout
+    assert entries[0]["id"] in table
+    assert "expired" not in table
+
+
+def test_a_new_key_without_a_file_prints_the_entry_for_the_environment(monkeypatch):
+    key, entry = CliRunner().invoke(app, ["keys", "new", "--caller", "web"]).stdout.splitlines()
+    monkeypatch.setenv("SEMREC_KEYS", entry)
+    assert open_keyring(AuthConfig(mode="keys")).find(key.encode()).role == "read"
+    assert "web" in CliRunner().invoke(app, ["keys", "list"]).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--caller", "we b"], "a caller is 1 to 64 letters"),
+        (["--caller", "web", "--days", "0"], "has never been good"),
+        (["--caller", "web", "--days", "1e12"], "no key for caller 'web'"),
+        (["--caller", "web", "--days", "nan"], "has never been good"),
+    ],
+)
+def test_a_key_that_cannot_be_is_refused_and_the_file_stays(tmp_path, options, message):
+    path = tmp_path / "keys"
+    result = CliRunner().invoke(app, ["keys", "new", *options, "--file", str(path)])
+    assert isinstance(result.exception, ConfigError)
+    assert message in result.exception.message
+    assert not path.exists()
+
+
+def test_a_broken_file_of_keys_is_neither_listed_nor_added_to(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text("semrec_oops\n")
+    for arguments in (["list"], ["new", "--caller", "web"]):
+        result = CliRunner().invoke(app, ["keys", *arguments, "--file", str(path)])
+        assert isinstance(result.exception, ConfigError)
+        assert "line 1 is no JSON object" in result.exception.message
+        assert "oops" not in result.exception.message
+    assert path.read_text() == "semrec_oops\n"

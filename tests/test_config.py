@@ -24,7 +24,7 @@ AUTH = {"mode": "none"}
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_config_passes_serves_schema_and_ours(path):
     ServeDeploySchema.model_validate(yaml.safe_load(path.read_text()))
-    assert read_app_config(str(path)).auth.mode == "none"
+    assert read_app_config(str(path)).auth.mode == ("keys" if path.name == "production.yaml" else "none")
 
 
 def test_local_runs_without_gpus_and_gpu_pins_one_per_shard():
@@ -47,7 +47,7 @@ def test_a_misspelt_setting_is_an_error():
 
 
 def test_nobody_serves_without_saying_who_may_ask():
-    with pytest.raises(ValidationError, match="auth"):
+    with pytest.raises(ValidationError, match=r"auth: \{mode: keys, file: .*semrec keys new.*auth: \{mode: none\}"):
         AppConfig()
 
 

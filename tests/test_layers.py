@@ -25,7 +25,7 @@ LAYERS = [
     {"gates", "comparison"},
     {"migration"},
     {"demo", "terminal"},
-    {"admin", "doctor"},
+    {"admin", "access", "doctor"},
     {"serve"},
     {"cli"},  # `semrec reshard` starts Serve applications: it imports serve, but only when it is asked for
 ]

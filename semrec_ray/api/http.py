@@ -6,14 +6,24 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi import Query as Parameter
 from fastapi.exceptions import RequestValidationError
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from semrec_ray import __version__
+from semrec_ray.api.audit import Audit, open_audit
+from semrec_ray.api.auth import Guard, caller_of
+from semrec_ray.api.bodies import json_route
 from semrec_ray.api.counted import Counted
+from semrec_ray.api.docs import add_documents
+from semrec_ray.api.keys import open_keyring
+from semrec_ray.api.limits import open_limiter
 from semrec_ray.api.schemas import (
+    LONGEST_ID,
     BatchAnswer,
     BatchBody,
     ErrorAnswer,
@@ -22,50 +32,85 @@ from semrec_ray.api.schemas import (
     QueryBody,
     SlateAnswer,
     WrittenAnswer,
-    at_most,
     item_fields,
     written_json,
 )
 from semrec_ray.api.verbs import QueryVerbs
-from semrec_ray.api.wire import INTERNAL, REQUEST_ID, error_json, headers_of, problem, request_id_of
-from semrec_ray.config import LimitsConfig
+from semrec_ray.api.wire import INTERNAL, REQUEST_ID, SECURITY, error_json, headers_of, path_of, problem, request_id_of
+from semrec_ray.config import AppConfig, LimitsConfig
 from semrec_ray.errors import InvalidRequest, SemrecError
 from semrec_ray.telemetry import REQUEST_ID as REQUEST_ID_VAR
-from semrec_ray.types import AddEvents, DeleteItem, EraseUser, PartStatus, PutItems, Service
+from semrec_ray.types import AddEvents, DeleteItem, EraseUser, PartStatus, PutItems, Service, Write, Written
 
 logger = logging.getLogger(__name__)
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer} for status in (404, 409, 413, 422, 429, 503, 504)
+    status: {"model": ErrorAnswer} for status in (401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504)
 }
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
+
+_STOPPED = 499  # of a write whose caller hung up, or that failed in a way that was not foreseen
 
 K = Annotated[int, Parameter(ge=1, description="how many items")]
 Offset = Annotated[int, Parameter(ge=0, description="how many to skip")]
 Fields = Annotated[str | None, Parameter(description="comma-separated columns to return; * for all")]
 
 
-def create_app(service: Callable[[], Service], limits: LimitsConfig) -> Counted:
-    """Return the ASGI application; `service` is called per request, so it may be made after the application."""
-    return Counted(QueryVerbs(_documented(service, limits), service, limits))
+class _AnyText(PathConvertor):
+    """What stands for an id in a path: Starlette's `path` stops at the end of a line."""
+
+    regex = "(?s:.*)"
 
 
-def _documented(service: Callable[[], Service], limits: LimitsConfig) -> FastAPI:
+register_url_convertor("id", _AnyText())
+Id = Annotated[str, Path(min_length=1, max_length=LONGEST_ID)]
+
+
+def create_app(service: Callable[[], Service], config: AppConfig) -> Counted:
+    """Return the ASGI application; `service` is called per request, so it may be made after the application.
+
+    From the outside: what counts requests, what browsers may ask, who may, the query verbs, everything else.
+    ConfigError where the keys, the rates or the audit's file cannot be used.
+    """
+    audit = open_audit(config.audit)
+    keys = open_keyring(config.auth) if config.auth.mode == "keys" else None
+    limiter = open_limiter(config.rate)
+    app: ASGIApp = QueryVerbs(documented(service, config, audit), service, config.limits)
+    if keys or limiter:
+        app = Guard(app, keys, limiter, audit)
+    return Counted(_for_browsers(app, config.cors_origins) if config.cors_origins else app)
+
+
+def documented(service: Callable[[], Service], config: AppConfig, audit: Audit) -> FastAPI:
     """Return the application behind the query verbs: everything else, and the documentation of all."""
     app = FastAPI(
         title="semrec_ray",
         version=__version__,
         description="Semantic recommendations: examples in, an exact, ordered slate out.",
+        redirect_slashes=False,
+        openapi_url=None,
     )
     app.include_router(_query_verbs())
     app.include_router(_read_routes(service))
-    app.include_router(_write_routes(service, limits))
+    app.include_router(_write_routes(service, config.limits, audit))
     app.include_router(_health_routes(service))
+    add_documents(app, needs_key=config.auth.mode == "keys")
     app.add_exception_handler(Exception, _unexpected)
     app.add_exception_handler(SemrecError, _expected)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     return app
+
+
+def _for_browsers(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
+    """Return what lets pages of these origins ask; a page never brings cookies, and always its own key."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["authorization", "content-type", "x-api-key", REQUEST_ID],
+        expose_headers=[REQUEST_ID, "retry-after", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"],
+    )
 
 
 def _query_verbs() -> APIRouter:
@@ -84,12 +129,12 @@ def _query_verbs() -> APIRouter:
     async def search(q: str, k: K = 10, offset: Offset = 0, fields: Fields = None) -> None:
         """Find items by a text in any words."""
 
-    @routes.get("/similar/{item_id:path}", response_model=SlateAnswer)
-    async def similar(item_id: str, k: K = 10, offset: Offset = 0, fields: Fields = None) -> None:
+    @routes.get("/similar/{item_id:id}", response_model=SlateAnswer)
+    async def similar(item_id: Id, k: K = 10, offset: Offset = 0, fields: Fields = None) -> None:
         """Find items like an item."""
 
-    @routes.get("/recommend/{user_id:path}", response_model=SlateAnswer)
-    async def recommend(user_id: str, k: K = 10, offset: Offset = 0, fields: Fields = None) -> None:
+    @routes.get("/recommend/{user_id:id}", response_model=SlateAnswer)
+    async def recommend(user_id: Id, k: K = 10, offset: Offset = 0, fields: Fields = None) -> None:
         """Recommend to a user what they have not seen; what is popular where nothing is known of them."""
 
     return routes
@@ -98,13 +143,13 @@ def _query_verbs() -> APIRouter:
 def _read_routes(service: Callable[[], Service]) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["read"], responses=_ERRORS)
 
-    @routes.get("/items/{item_id:path}")
-    async def item(request: Request, item_id: str, vector: bool = False) -> Response:
+    @routes.get("/items/{item_id:id}")
+    async def item(request: Request, item_id: Id, vector: bool = False) -> Response:
         """Return all fields of an item, with its vector on request."""
         return json_response(await service().item(item_id, vector=vector), request)
 
-    @routes.get("/users/{user_id:path}")
-    async def user(request: Request, user_id: str, vector: bool = False) -> Response:
+    @routes.get("/users/{user_id:id}")
+    async def user(request: Request, user_id: Id, vector: bool = False) -> Response:
         """Return how much is known of a user and the latest of it, with their vector on request."""
         view = await service().user(user_id)
         answer: dict[str, Any] = {
@@ -132,32 +177,42 @@ def _read_routes(service: Callable[[], Service]) -> APIRouter:
     return routes
 
 
-def _write_routes(service: Callable[[], Service], limits: LimitsConfig) -> APIRouter:
-    routes = APIRouter(prefix="/v1", tags=["write"], responses=_ERRORS)
+def _write_routes(service: Callable[[], Service], limits: LimitsConfig, audit: Audit) -> APIRouter:
+    routes = APIRouter(prefix="/v1", tags=["write"], responses=_ERRORS, route_class=json_route(limits))
+
+    async def written(request: Request, write: Write, *, events: bool = False) -> Response:
+        """Write, note who did it and what became of it, and answer."""
+        caller = caller_of(request.scope)
+        outcome: Written | int = _STOPPED
+        try:
+            outcome = answer = await service().write(write)
+        except SemrecError as error:
+            outcome = error.status
+            raise
+        finally:
+            audit.wrote(caller.name, caller.key, write, outcome, request_id(request))
+        return json_response(written_json(answer, events=events), request)
 
     @routes.put("/items", response_model=WrittenAnswer)
     async def put_items(request: Request, body: ItemsBody) -> Response:
         """Add items, or change them: fields that are not named stay. All of them or none; answered once it lasts."""
-        at_most("the number of items", len(body.items), limits.max_writes)
-        write = PutItems(tuple(item_fields(item) for item in body.items))
-        return json_response(written_json(await service().write(write)), request)
+        return await written(request, PutItems(tuple(item_fields(item, limits) for item in body.items)))
 
-    @routes.delete("/items/{item_id:path}", response_model=WrittenAnswer)
-    async def delete_item(request: Request, item_id: str) -> Response:
+    @routes.delete("/items/{item_id:id}", response_model=WrittenAnswer)
+    async def delete_item(request: Request, item_id: Id) -> Response:
         """Take an item out of the catalog."""
-        return json_response(written_json(await service().write(DeleteItem(item_id))), request)
+        return await written(request, DeleteItem(item_id))
 
     @routes.post("/events", response_model=WrittenAnswer)
     async def add_events(request: Request, body: EventsBody) -> Response:
         """Add what users did: their next requests know of it. An event of an unknown item is refused alone."""
-        at_most("the number of events", len(body.events), limits.max_writes)
         events = tuple(event.model_dump(exclude_none=True) for event in body.events)
-        return json_response(written_json(await service().write(AddEvents(events)), events=True), request)
+        return await written(request, AddEvents(events), events=True)
 
-    @routes.delete("/users/{user_id:path}", response_model=WrittenAnswer)
-    async def erase_user(request: Request, user_id: str) -> Response:
+    @routes.delete("/users/{user_id:id}", response_model=WrittenAnswer)
+    async def erase_user(request: Request, user_id: Id) -> Response:
         """Forget a user and all that they did."""
-        return json_response(written_json(await service().write(EraseUser(user_id))), request)
+        return await written(request, EraseUser(user_id))
 
     return routes
 
@@ -216,7 +271,7 @@ def json_response(
         orjson.dumps(content),
         status_code=status,
         media_type="application/json",
-        headers={REQUEST_ID: request_id(request)} | dict(headers or {}),
+        headers=SECURITY | {REQUEST_ID: request_id(request)} | dict(headers or {}),
     )
 
 
@@ -238,7 +293,18 @@ async def _http_error(request: Request, error: Exception) -> Response:
     message = f"{request.method} {request.url.path}: {error.detail}{hint}"
     code = _CODES.get(error.status_code, "http_error")
     body = error_json(code, message, request_id(request))
-    return json_response(body, request, error.status_code, error.headers)
+    headers = dict(error.headers or {}) | (_allowed(request) if error.status_code == 405 else {})
+    return json_response(body, request, error.status_code, headers)
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """Return the methods of all routes that a path has: Starlette names those of the first."""
+    path, methods = path_of(request.scope), set[str]()
+    for template, verbs in request.app.openapi()["paths"].items():
+        fixed, takes_id, _ = template.partition("{")
+        if path == fixed or (takes_id and path.startswith(fixed)):
+            methods |= {verb.upper() for verb in verbs}
+    return {"Allow": ", ".join(sorted(methods))} if methods else {}
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

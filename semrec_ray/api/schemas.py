@@ -1,6 +1,7 @@
 """The JSON bodies of the wire: what comes in is checked here and becomes a `Query`; what goes out is named.
 
-Unknown names are refused, so that a misspelt option is an error and not a silent default.
+Unknown names are refused, so that a misspelt option is an error and not a silent default. Lists are read up to the
+first value that is wrong: of a million wrong ones there would be a million complaints.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -8,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from semrec_ray.config import LimitsConfig
+from semrec_ray.config import MOST_EXAMPLES, LimitsConfig
 from semrec_ray.errors import InvalidRequest, NotFound
 from semrec_ray.rules import MAX_RULES, AnyRule
 from semrec_ray.types import Example, Query, Slate, Written
@@ -16,14 +17,28 @@ from semrec_ray.types import Example, Query, Slate, Written
 LONGEST_ID = 512  # of an item or a user
 LARGEST = 1e12  # of a vector's values and of weights: no sum of products overflows float32
 
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Number = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Whole = Annotated[int, Field(strict=True)]  # strict: JSON has numbers and true, and "3" and false are none
+Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Flag = Annotated[bool, Field(strict=True)]
 Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
+Column = Annotated[str, Field(max_length=LONGEST_ID)]
+Values = Annotated[list[Number], Field(fail_fast=True, min_length=1, max_length=16384)]
+NAMES = 64  # in an object: more than any has
 
 
 class Body(BaseModel):
     """A JSON object with no unknown names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_names(cls, given: object) -> object:
+        if isinstance(given, dict) and len(given) > NAMES:
+            raise ValueError(f"an object with {len(given)} names, at most {NAMES} are allowed")
+        return given
 
 
 class ExampleBody(Body):
@@ -33,9 +48,9 @@ class ExampleBody(Body):
     user_id: Id | None = None
     text: str | None = Field(None, min_length=1)
     image: str | None = None
-    vector: list[Number] | None = Field(None, min_length=1, max_length=16384)
+    vector: Values | None = None
     weight: Number = Field(1.0, description="how much it counts; a negative weight pushes away")
-    time: float | None = Field(None, allow_inf_nan=False, description="epoch seconds")
+    time: Seconds | None = Field(None, description="epoch seconds")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -46,7 +61,7 @@ class ExampleBody(Body):
         return self
 
 
-Weight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+Weight = Annotated[float, Field(strict=True, ge=-100, le=100, allow_inf_nan=False)]
 
 
 class WeightsBody(Body):
@@ -62,43 +77,57 @@ class WeightsBody(Body):
 class QueryBody(Body):
     """The one verb: examples in, a slate out."""
 
-    examples: list[ExampleBody] = Field(default_factory=list)
+    examples: Annotated[list[ExampleBody], Field(fail_fast=True, max_length=MOST_EXAMPLES)] = Field(
+        default_factory=list
+    )
     text: str | None = Field(None, min_length=1, description="short for one example of weight 1")
     image: str | None = Field(None, description="short for one example of weight 1")
-    vector: list[Number] | None = Field(None, min_length=1, description="short for one example of weight 1")
+    vector: Values | None = Field(None, description="short for one example of weight 1")
     user_id: Id | None = Field(None, description="short for one example of weight 1")
-    k: int = Field(10, ge=1)
-    offset: int = Field(0, ge=0)
+    k: Whole = Field(10, ge=1)
+    offset: Whole = Field(0, ge=0)
     filter: dict[str, Any] | None = Field(
         None, examples=[{"year": {"$gte": 1990, "$lt": 2000}, "categories": {"$any": ["Drama"]}}]
     )
-    exclude: list[Id] = Field(default_factory=list, description="item ids to leave out")
-    exclude_seen: bool = Field(True, description="leave out what the query's users have seen")
-    fields: list[str] | None = Field(None, description='columns to return; ["*"] for all')
-    release: str | None = Field(None, description="a served release; default: the channel's")
-    min_coverage: float | None = Field(None, ge=0, le=1, description="below it the answer is a 503")
-    timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    exclude: Annotated[list[Id], Field(fail_fast=True)] = Field(
+        default_factory=list, description="item ids to leave out"
+    )
+    exclude_seen: Flag = Field(True, description="leave out what the query's users have seen")
+    fields: Annotated[list[Column], Field(fail_fast=True)] | None = Field(
+        None, max_length=1000, description='columns to return; ["*"] for all'
+    )
+    release: str | None = Field(None, max_length=LONGEST_ID, description="a served release; default: the channel's")
+    min_coverage: Share | None = Field(None, description="below it the answer is a 503")
+    timeout_s: float | None = Field(None, strict=True, ge=0.001, allow_inf_nan=False)
     intent: float | None = Field(
-        None, ge=0, le=1, description="0: by content only, 1: by behaviour only; default: what suits the examples"
+        None,
+        strict=True,
+        ge=0,
+        le=1,
+        description="0: by content only, 1: by behaviour only; default: what suits the examples",
     )
     fallback: Literal["popular", "trending"] | None = Field(
         None, description="what an answer is made of where nothing is known; default: the configured one"
     )
     weights: WeightsBody | None = Field(None, description="of the signals; default: the configured ones")
     diversity: float | None = Field(
-        None, ge=0, le=1, description="0: relevance only, 1: novelty only (MMR); default: the configured one"
+        None,
+        strict=True,
+        ge=0,
+        le=1,
+        description="0: relevance only, 1: novelty only (MMR); default: the configured one",
     )
-    rules: list[AnyRule] = Field(
+    rules: Annotated[list[AnyRule], Field(fail_fast=True)] = Field(
         default_factory=list,
         max_length=MAX_RULES,
         description="pin, boost, boost_same, exclude, cap, share; they hold beside the configured ones",
         examples=[[{"pin": "tt0076759", "position": 0}, {"cap": "director", "at_most": 2}]],
     )
-    default_rules: bool = Field(True, description="false: without the configured rules")
-    explain: bool = Field(
+    default_rules: Flag = Field(True, description="false: without the configured rules")
+    explain: Flag = Field(
         False, description="say `why` of every item: what pulled it, what each signal added, boosts, pins"
     )
-    min_seq: int = Field(0, ge=0, le=2**62, description="a write's `seq`: wait until every shard has it")
+    min_seq: Whole = Field(0, ge=0, le=2**62, description="a write's `seq`: wait until every shard has it")
 
     def to_query(self, limits: LimitsConfig, request_id: str) -> Query:
         """Return the query in the words of `types`; InvalidRequest where it is over a limit."""
@@ -112,6 +141,7 @@ class QueryBody(Body):
         at_most("the number of excluded items", len(self.exclude), limits.max_exclude)
         for example in examples:
             at_most("the length of a text", len(example.text or ""), limits.max_text_chars)
+            at_most("the size of an image", len(example.image or ""), limits.max_image_bytes)
         at_most("timeout_s", self.timeout_s or 0, limits.max_timeout_s)
         return Query(
             examples=tuple(examples),
@@ -139,7 +169,7 @@ class QueryBody(Body):
 class BatchBody(Body):
     """Several queries that share one fan-out."""
 
-    queries: list[QueryBody] = Field(min_length=1)
+    queries: Annotated[list[QueryBody], Field(fail_fast=True)] = Field(min_length=1)
 
 
 class ItemBody(BaseModel):
@@ -149,15 +179,13 @@ class ItemBody(BaseModel):
 
     item_id: Id
     title: str | None = None
-    vector: list[Number] | None = Field(
-        None, min_length=1, max_length=16384, description="its own, instead of a text's"
-    )
+    vector: Values | None = Field(None, description="its own, instead of a text's")
 
 
 class ItemsBody(Body):
     """Items to add or to change, all of them or none."""
 
-    items: list[ItemBody] = Field(min_length=1)
+    items: Annotated[list[ItemBody], Field(fail_fast=True)] = Field(min_length=1)
 
 
 class EventBody(Body):
@@ -167,17 +195,19 @@ class EventBody(Body):
     item_id: Id
     rating: Number | None = None
     weight: Number | None = None
-    time: float | str | None = Field(None, description="epoch seconds or ISO 8601; default: now")
+    time: Seconds | Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="epoch seconds or ISO 8601; default: now"
+    )
     kind: str | None = Field(None, max_length=512)
     event_id: Id | None = None
     request_id: str | None = Field(None, max_length=512, description="of the answer that it was a reaction to")
-    position: int | None = Field(None, ge=0, le=2**31 - 1, description="where the item stood in that answer")
+    position: Whole | None = Field(None, ge=0, le=2**31 - 1, description="where the item stood in that answer")
 
 
 class EventsBody(Body):
     """Events to add."""
 
-    events: list[EventBody] = Field(min_length=1)
+    events: Annotated[list[EventBody], Field(fail_fast=True)] = Field(min_length=1)
 
 
 class RefusedEvent(BaseModel):
@@ -256,11 +286,14 @@ def slate_json(slate: Slate) -> dict[str, Any]:
     return answer if slate.fallback is None else answer | {"fallback": slate.fallback}
 
 
-def item_fields(item: ItemBody) -> dict[str, Any]:
+def item_fields(item: ItemBody, limits: LimitsConfig) -> dict[str, Any]:
     """Return what an item's body names; its vector as an array, which takes a fifth of the room on its way."""
     fields = item.model_dump(exclude_unset=True)
     if fields.get("vector") is not None:
         fields["vector"] = np.asarray(fields["vector"], np.float32)
+    texts = (text for value in fields.values() for text in (value if isinstance(value, list) else [value]))
+    characters = sum(len(text) for text in texts if isinstance(text, str))
+    at_most(f"the number of characters in item {item.item_id!r}", characters, limits.max_item_chars)
     return fields
 
 

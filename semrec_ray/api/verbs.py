@@ -13,13 +13,14 @@ from urllib.parse import parse_qsl
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from semrec_ray.api.auth import caller_of
+from semrec_ray.api.bodies import read_json
 from semrec_ray.api.schemas import LONGEST_ID, BatchBody, QueryBody, slate_json
-from semrec_ray.api.wire import INTERNAL, REQUEST_ID, error_json, headers_of, problem, request_id_of
+from semrec_ray.api.wire import INTERNAL, error_json, headers_of, name_of, path_of, problem, send_json
 from semrec_ray.config import LimitsConfig
-from semrec_ray.errors import InvalidRequest, SemrecError, TooLarge
+from semrec_ray.errors import InvalidRequest, SemrecError
 from semrec_ray.telemetry import REQUEST_ID as REQUEST_ID_VAR
 from semrec_ray.types import Example, Query, Service, Slate
 
@@ -36,6 +37,7 @@ QUERY, BATCH, SEARCH, SIMILAR, RECOMMEND = (
     "/v1/similar/",
     "/v1/recommend/",
 )
+PARAMETERS = 1024  # bytes of a query string beside those of a text, of which one character may take twelve
 PAGINGS = 64  # what stands behind the `?` of short forms, kept as it was read: k, offset and fields
 
 
@@ -50,17 +52,13 @@ class QueryVerbs:
         """Answer a query verb, and pass on everything else."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        verb = self._verb(scope["method"], _path(scope))
+        verb = self._verb(scope["method"], path_of(scope))
         if verb is None:
-            return await self.app(scope, self._bounded(receive), send)
-        name = _request_id(scope)
+            return await self.app(scope, receive, send)
+        name = name_of(scope)
         REQUEST_ID_VAR.set(name)
         status, content, headers = await self._answer(verb, scope, receive, name)
-        headers = {"content-type": "application/json", "content-length": str(len(content)), REQUEST_ID: name, **headers}
-        encoded = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": encoded})
-        await send({"type": "http.response.body", "body": content})
-        return None
+        return await send_json(send, status, content, name, headers)
 
     def _verb(self, method: str, path: str) -> Verb | None:
         if method == "POST":
@@ -82,10 +80,11 @@ class QueryVerbs:
             return 500, orjson.dumps(error_json(*INTERNAL, name)), {}
 
     async def _query(self, scope: Scope, receive: Receive, name: str) -> Json:
-        return await self._slate(_parsed(QueryBody, await self._body(receive)).to_query(self._limits, name))
+        body = parsed(QueryBody, await read_json(scope, receive, self._limits))
+        return await self._slate(body.to_query(self._limits, name))
 
     async def _short(self, scope: Scope, receive: Receive, name: str) -> Json:
-        return await self._slate(self._short_query(_path(scope), scope["query_string"], name))
+        return await self._slate(self._short_query(path_of(scope), scope["query_string"], name))
 
     async def _slate(self, query: Query) -> Json:
         return slate_json(await self._service().query(query))
@@ -95,7 +94,7 @@ class QueryVerbs:
             return self._paged(Example(item_id=subject), query_string, name)
         if path.startswith(RECOMMEND) and 0 < len(subject := path[len(RECOMMEND) :]) <= LONGEST_ID:
             return self._paged(Example(user_id=subject), query_string, name)
-        return _short_form(path, query_string).to_query(self._limits, name)
+        return self._short_body(path, query_string).to_query(self._limits, name)
 
     def _paged(self, example: Example, query_string: bytes, name: str) -> Query:
         """Return the query of one example; what stands behind the `?` has mostly been read before."""
@@ -103,43 +102,23 @@ class QueryVerbs:
         return Query((example,), k=asked.k, offset=asked.offset, fields=asked.fields, request_id=name)
 
     def _read_paging(self, query_string: bytes) -> Query:
-        return _short_form(f"{RECOMMEND}anybody", query_string).to_query(self._limits, "")
+        return self._short_body(f"{RECOMMEND}anybody", query_string).to_query(self._limits, "")
+
+    def _short_body(self, path: str, query_string: bytes) -> QueryBody:
+        return _short_form(path, query_string, PARAMETERS + 12 * self._limits.max_text_chars)
 
     async def _batch(self, scope: Scope, receive: Receive, name: str) -> Json:
-        body = _parsed(BatchBody, await self._body(receive))
+        content, most = await read_json(scope, receive, self._limits), self._limits.max_batch
+        queries = content.get("queries") if isinstance(content, dict) else None
+        if isinstance(queries, list) and len(queries) > most:  # before each of them is looked at
+            raise InvalidRequest(f"the batch has {len(queries)} queries, at most {most} are allowed")
+        body = parsed(BatchBody, content)
+        total = len(body.queries)
+        await caller_of(scope).charge(total - 1, together=total)  # the request itself has been counted
         return {"results": await self._results(body, name)}
-
-    async def _body(self, receive: Receive) -> bytes:
-        """Return the body of a request; TooLarge as soon as it is over the limit."""
-        parts, received, more, most = [], 0, True, self._limits.max_body_bytes
-        while more:
-            message = await receive()
-            parts.append(message.get("body", b""))
-            received, more = received + len(parts[-1]), message.get("more_body", False)
-            if received > most:
-                raise TooLarge(f"the body is over {most} bytes: send less at once")
-        return b"".join(parts)
-
-    def _bounded(self, receive: Receive) -> Receive:
-        """Return what receives a body for FastAPI; it ends with a 413 as soon as it is over the limit."""
-        received, most = 0, self._limits.max_body_bytes
-
-        async def bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > most:
-                raise HTTPException(TooLarge.status, f"the body is over {most} bytes: send less at once")
-            return message
-
-        return bounded
 
     async def _results(self, body: BatchBody, name: str) -> list[Json]:
         """Return each query's answer or error, in its place."""
-        if len(body.queries) > self._limits.max_batch:
-            raise InvalidRequest(
-                f"the batch has {len(body.queries)} queries, at most {self._limits.max_batch} are allowed"
-            )
         results: list[Json] = [{}] * len(body.queries)
         queries: dict[int, Query] = {}
         for place, one in enumerate(body.queries):
@@ -153,32 +132,18 @@ class QueryVerbs:
         return results
 
 
-def _path(scope: Scope) -> str:
-    """Return the path below the prefix that the application is served at."""
-    path: str = scope["path"]
-    prefix: str = scope.get("root_path", "")
-    return path[len(prefix) :] if prefix and path.startswith(f"{prefix}/") else path
-
-
-def _request_id(scope: Scope) -> str:
-    given = next((value for name, value in scope["headers"] if name == REQUEST_ID.encode()), b"")
-    return request_id_of(given.decode("latin-1"))
-
-
-def _parsed(model: type[Body], content: bytes) -> Body:
-    """Return a JSON body as its model; InvalidRequest says where it is wrong."""
+def parsed(model: type[Body], content: object) -> Body:
+    """Return what a body says as its model; InvalidRequest says where it is wrong."""
     try:
-        return model.model_validate(orjson.loads(content))
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body cannot be read: {error}; send JSON in UTF-8") from error
+        return model.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False)[0]
         raise InvalidRequest(problem({**first, "loc": ("body", *first["loc"])})) from error
 
 
-def _short_form(path: str, query_string: bytes) -> QueryBody:
+def _short_form(path: str, query_string: bytes, longest: int) -> QueryBody:
     """Return the query of a short form; InvalidRequest says which parameter is wrong."""
-    given = dict(parse_qsl(query_string.decode("latin-1"), keep_blank_values=True))
+    given = _parameters(query_string, longest)
     body: Json = {name: given[name] for name in ("k", "offset") if name in given}
     if "fields" in given:
         body["fields"] = [name for name in given["fields"].split(",") if name]
@@ -191,9 +156,20 @@ def _short_form(path: str, query_string: bytes) -> QueryBody:
     else:
         raise InvalidRequest("q is missing: GET /v1/search?q=what+is+looked+for")
     try:
-        return QueryBody.model_validate(body)
+        return QueryBody.model_validate(body, strict=False)  # everything is text here
     except ValidationError as error:
-        raise InvalidRequest(problem(error.errors()[0])) from error
+        raise InvalidRequest(problem(error.errors(include_url=False)[0])) from error
+
+
+def _parameters(query_string: bytes, longest: int) -> dict[str, str]:
+    """Return what stands behind the `?`; InvalidRequest where it is too long, or no UTF-8."""
+    if len(query_string) > longest:
+        raise InvalidRequest(f"the query string has {len(query_string)} bytes, at most {longest} are allowed")
+    try:
+        text = query_string.decode()
+        return dict(parse_qsl(text, keep_blank_values=True, errors="strict"))
+    except ValueError as error:  # of UTF-8 too
+        raise InvalidRequest(f"the query string cannot be read ({str(error)[:100]}): send it in UTF-8") from error
 
 
 def _result(result: Slate | Exception, name: str) -> Json:

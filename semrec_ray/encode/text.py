@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def open_text_encoder(model: str, *, device: str | None = None) -> Encoder:
 
     try:
         loaded = SentenceTransformer(source, device=device)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:  # of weights that would run code
         raise ConfigError(
             f"the model {model!r} cannot be loaded ({str(error).splitlines()[0]}): name a folder, "
             f"`package:NAME`, or a hub model on a machine that reaches the hub"

@@ -1,4 +1,4 @@
-"""A filter and a schema in, InvalidRequest or nothing out: what is wrong is said before any shard is asked.
+"""A filter and a schema in, InvalidRequest or its size out: what is wrong is said before any shard is asked.
 
 Here is also what a schema says of a filter: the kind of a column's values, and the conditions that a short
 form stands for. The language itself is described in `filters.py`.
@@ -37,15 +37,17 @@ _short = reprlib.Repr()  # bounded in length and depth, whatever the caller sent
 _short.maxstring = 80
 
 
-def check_filter(filter: Filter, schema: pa.Schema, *, max_depth: int = 8, max_terms: int = 1000) -> None:
-    """Return nothing for a filter that rows of `schema` can be asked; InvalidRequest says what to change.
+def check_filter(filter: Filter, schema: pa.Schema, *, max_depth: int = 8, max_terms: int = 1000) -> int:
+    """Return the number of terms of a filter that rows of `schema` can be asked; InvalidRequest says what to change.
 
     The outermost filter is at depth 1, and each `$and`, `$or` or `$not` adds one. Every operand is a term,
     every value of a list is one, and so is what holds no value at all: `{}` and `[]`.
     """
     columns = {column.name: (kind_of(column.type), is_list(column.type)) for column in schema}
     fields = {name: (kind, several) for name, (kind, several) in columns.items() if kind is not None}
-    _Check(fields, max_depth, max_terms).filter(filter, 1)
+    check = _Check(fields, max_depth, max_terms)
+    check.filter(filter, 1)
+    return check.terms
 
 
 def is_list(type_: pa.DataType) -> bool:

@@ -32,7 +32,7 @@ def build(args: AppConfig) -> serve.Application:
     config = args.resolved()
 
     def http() -> ASGIApp:
-        return OneRequestId(create_app(this_router, config.limits))
+        return OneRequestId(create_app(this_router, config))
 
     ingress = serve.ingress(http)(Router)
     router = serve.deployment(

@@ -12,7 +12,7 @@ import orjson
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from semrec_ray.api.wire import REQUEST_ID, error_json, headers_of, request_id_of
+from semrec_ray.api.wire import REQUEST_ID, error_json, headers_of, name_of, send_json
 from semrec_ray.errors import Overloaded
 
 ID_HEADER = REQUEST_ID.encode()
@@ -63,11 +63,7 @@ def middlewares() -> list[Middleware]:
 
 
 async def _refuse(most: int, scope: Scope, send: Send) -> None:
-    given = next((value for name, value in scope["headers"] if name == ID_HEADER), b"")
-    name = request_id_of(given.decode("latin-1"))
+    name = name_of(scope)
     error = Overloaded(f"the router works on {most} requests already: try again in a second")
     body = orjson.dumps(error_json(error.code, error.message, name))
-    headers = {"content-type": "application/json", "content-length": str(len(body)), REQUEST_ID: name}
-    encoded = [(key.encode(), value.encode("latin-1")) for key, value in (headers | headers_of(error)).items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
+    await send_json(send, error.status, body, name, headers_of(error))

@@ -134,8 +134,8 @@ class Store:
         Who removes rows leaves alone what was claimed lately (`remove_unclaimed`); of both at once Lance lets one win.
         """
         dataset = self._with_columns(name, schema)
-        where = f"{key} = '{_quoted(value)}'"
-        for row in dataset.to_table(columns=["claimed"], filter=where).to_pylist():
+        where = f"{key} = '{_quoted(value)}'"  # Lance updates by text only
+        for row in dataset.to_table(columns=["claimed"], filter=pc.field(key) == value).to_pylist():
             if row["claimed"] and row["claimed"] > moment(-CLAIM_S):  # just now: no commit is needed
                 return True
         updated = dataset.update({"claimed": f"'{moment()}'"}, where=where, conflict_retries=_TRIES)
@@ -143,8 +143,9 @@ class Store:
 
     def remove_unclaimed(self, name: str, schema: pa.Schema, key: str, value: str, before: str) -> bool:
         """Remove a row that nobody claimed since a moment; False where somebody did, or it is not there."""
-        where = f"{key} = '{_quoted(value)}' AND (claimed IS NULL OR claimed < '{before}')"
-        removed = self._with_columns(name, schema).delete(where, conflict_retries=_TRIES)
+        unclaimed = pc.field("claimed").is_null() | (pc.field("claimed") < before)
+        dataset = self._with_columns(name, schema)
+        removed = dataset.delete((pc.field(key) == value) & unclaimed, conflict_retries=_TRIES)
         return bool(removed["num_deleted_rows"])
 
     def compact(self, name: str, most: int) -> None:

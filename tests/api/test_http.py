@@ -8,11 +8,12 @@ import httpx
 import pytest
 
 from semrec_ray.api import create_app
-from semrec_ray.config import LimitsConfig
+from semrec_ray.config import AppConfig, LimitsConfig
 from semrec_ray.errors import Overloaded
 from semrec_ray.recommender import Recommender
 
 LIMITS = LimitsConfig(max_k=50, max_offset=20, max_batch=3, max_examples=4, max_exclude=5, max_body_bytes=20_000)
+CONFIG = AppConfig(auth={"mode": "none"}, limits=LIMITS)
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def ask(config):
     def send(method: str, path: str, **options) -> httpx.Response:
         async def scenario():
             recommender = await Recommender.open(config)
-            transport = httpx.ASGITransport(create_app(lambda: recommender, LIMITS), raise_app_exceptions=False)
+            transport = httpx.ASGITransport(create_app(lambda: recommender, CONFIG), raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 return await client.request(method, path, **options)
 
@@ -219,7 +220,7 @@ class Failing:
 
 def ask_failing(error: Exception, path: str, body: dict) -> httpx.Response:
     async def scenario():
-        transport = httpx.ASGITransport(create_app(lambda: Failing(error), LIMITS), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(create_app(lambda: Failing(error), CONFIG), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.post(path, json=body)
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from semrec_ray.api import create_app
-from semrec_ray.config import LimitsConfig
+from semrec_ray.config import AppConfig, LimitsConfig
 from semrec_ray.recommender import Recommender
 from semrec_ray.store.changes import open_log, read_changes
 
 LIMITS = LimitsConfig(max_writes=3, max_body_bytes=20_000)
+CONFIG = AppConfig(auth={"mode": "none"}, limits=LIMITS)
 FAR = [100.0] + [0.0] * 7
 
 
@@ -23,7 +24,7 @@ def client(config) -> Callable:
     def run(scenario):
         async def whole():
             recommender = await Recommender.open(config)
-            transport = httpx.ASGITransport(create_app(lambda: recommender, LIMITS), raise_app_exceptions=False)
+            transport = httpx.ASGITransport(create_app(lambda: recommender, CONFIG), raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
                 return await scenario(http)
 
@@ -175,9 +176,10 @@ def test_a_wrong_write_is_a_422_that_names_the_value_and_writes_nothing(client, 
 
 def test_a_user_id_that_no_user_can_have_is_a_422_and_writes_nothing(client, live_store):
     async def scenario(http):
-        response = await http.delete(f"/v1/users/{'u' * 513}")
-        assert response.status_code == 422
-        assert "1 … 512 bytes, not 513" in response.json()["error"]["message"]
+        responses = [await http.delete(f"/v1/users/{user}") for user in ("u" * 513, "é" * 300)]
+        assert [response.status_code for response in responses] == [422, 422]
+        assert "at most 512 characters" in responses[0].json()["error"]["message"]
+        assert "1 … 512 bytes, not 600" in responses[1].json()["error"]["message"]
 
     client(scenario)
     assert open_log(live_store).seq == 0

@@ -1,9 +1,14 @@
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from semrec_ray.config import DEMO_MODEL
 from semrec_ray.encode import item_text, item_texts, open_encoder, text_hash
+from semrec_ray.encode.text import model_source
 from semrec_ray.errors import ConfigError
 
 
@@ -64,3 +69,25 @@ def test_a_package_without_a_model_is_refused():
 def test_a_folder_that_holds_no_model_is_named(tmp_path):
     with pytest.raises(ConfigError, match="cannot be loaded"):
         open_encoder(str(tmp_path))
+
+
+class Payload:
+    """What a pickle of it does when it is loaded: make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_weights_that_would_run_code_are_refused_without_running_it(tmp_path):
+    model, made = tmp_path / "model", tmp_path / "made"
+    shutil.copytree(model_source(DEMO_MODEL), model)
+    (model / "model.safetensors").unlink()
+    torch.save({"embeddings.word_embeddings.weight": Payload(made)}, model / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        open_encoder(str(model))
+    assert not made.exists()
+    torch.load(model / "pytorch_model.bin", weights_only=False)  # it does run where somebody lets it
+    assert made.exists()

@@ -1,10 +1,12 @@
-"""The fast profile as the README has it: fast.env before Ray, production.yaml, requests through HAProxy."""
+"""The fast profile as the README has it: fast.env and secure.env before Ray, production.yaml, keys, HAProxy."""
 
 import asyncio
 import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from semrec_ray.recommender import Recommender
 from semrec_ray.types import Example, Query
 
 ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "serve_configs"
 NARROW = 16  # requests at once
 TRACING = {  # of requests that come with a sampled trace, and of no others
     "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH": "ray.serve._private.tracing_utils:default_tracing_exporter",
@@ -35,8 +38,8 @@ TRACING = {  # of requests that come with a sampled trace, and of no others
 }
 
 
-def fast_environment() -> dict[str, str]:
-    lines = (ROOT / "serve_configs" / "fast.env").read_text().splitlines()
+def production_environment() -> dict[str, str]:
+    lines = [line for name in ("fast", "secure") for line in (CONFIGS / f"{name}.env").read_text().splitlines()]
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
@@ -55,6 +58,27 @@ def belongs(pid: int, folder: Path) -> bool:
         return False
 
 
+def new_key(file: Path, role: str) -> dict[str, str]:
+    """Make a key as an operator does; return the header that shows it."""
+    command = [Path(sys.executable).parent / "semrec", "keys", "new", "--caller", f"a-{role}", "--role", role]
+    done = subprocess.run([*command, "--file", file], check=True, capture_output=True, text=True)
+    return {"authorization": f"Bearer {done.stdout.strip()}"}
+
+
+def ray_token(environment: dict[str, str]) -> dict[str, str]:
+    """Make Ray's token as an operator does; return the header that shows it."""
+    command = [Path(sys.executable).parent / "ray", "get-auth-token", "--generate"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **environment})
+    return {"authorization": f"Bearer {done.stdout.split()[-1]}"}
+
+
+def holders(texts: list[str], folder: Path) -> set[str]:
+    """Return the names of the files in a folder that hold one of some texts."""
+    wanted = [text.encode() for text in texts]
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return {str(path) for path in files if any(text in path.read_bytes() for text in wanted)}
+
+
 async def here(store: str) -> list[list[dict[str, Any]]]:
     recommender = await Recommender.open(AppConfig(auth={"mode": "none"}, store=store))
     slates = await recommender.query_batch([Query((Example(item_id=f"i{i:03d}"),)) for i in range(20)])
@@ -63,36 +87,46 @@ async def here(store: str) -> list[list[dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class Fast:
-    """A cluster on the fast profile: inline at the root, two shards below /sharded, and a narrow one below /narrow."""
+    """A cluster on the fast profile: inline at the root, two shards below /sharded, and a narrow one below /narrow.
+
+    Below /sharded keys are needed; the others are asked by load generators, which have none.
+    """
 
     url: str
     port: int
     metrics: int
     begun: Callable[[], set[int]]
+    read: dict[str, str]  # headers that show a key
+    write: dict[str, str]
+    details: Callable[[], dict[str, Any]]  # what Serve tells of its configuration
 
 
 @contextlib.contextmanager
 def fast_cluster(store: str, folder: Path) -> Iterator[Fast]:
     port, ports = free_port(), ("METRICS_PORT", "STATS_PORT")
-    environment = {"RAY_AUTH_MODE": "disabled", "HOME": str(folder), "SEMREC_STORE": store}
+    environment = {"HOME": str(folder), "SEMREC_STORE": store}
     environment |= {f"RAY_SERVE_HAPROXY_{name}": str(free_port()) for name in ports}  # others may run here
     first = 30_000 + os.getpid() % 200 * 10  # two clusters that share these ports share each other's requests
     environment |= {"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first)}
     environment |= {"RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 9)}
-    environment |= TRACING
-    config = yaml.safe_load((ROOT / "serve_configs" / "production.yaml").read_text())
+    environment |= TRACING | production_environment()
+    config = yaml.safe_load((CONFIGS / "production.yaml").read_text())
     config["http_options"]["port"] = port
     (inline,) = config["applications"]
     inline["args"]["num_cpus"] = 0.05  # all apps on whatever machine this is
+    assert inline["args"]["auth"].keys() == {"mode", "file"}
     sharded = {"topology": "sharded", "shards": 2, "routers": 1, "log_level": "DEBUG", "log_format": "json"}
+    sharded["auth"] = {"mode": "keys", "file": str(folder / "keys.jsonl")}
+    read, write = (new_key(folder / "keys.jsonl", role) for role in ("read", "write"))
+    inline["args"]["auth"] = {"mode": "none"}
     narrow = {"max_ongoing": NARROW, "routers": 1}
     for name, more in (("sharded", sharded), ("narrow", narrow)):
         config["applications"] += [inline | {"name": name, "route_prefix": f"/{name}", "args": inline["args"] | more}]
-    node = HeadNode(
-        free_port(), ROOT, folder / "head.log", environment | fast_environment(), temp_dir=str(folder / "ray")
-    )
+    token = ray_token(environment)
+    node = HeadNode(free_port(), ROOT, folder / "head.log", environment, temp_dir=str(folder / "ray"))
     with running(node):
-        client = ServeSubmissionClient(node.dashboard)
+        assert httpx.get(f"{node.dashboard}/api/serve/applications/").status_code == 401
+        client = ServeSubmissionClient(node.dashboard, headers=token)
         client.deploy_applications(config)
         url = f"http://127.0.0.1:{port}"
         for app in ("", "/sharded", "/narrow"):
@@ -102,7 +136,8 @@ def fast_cluster(store: str, folder: Path) -> Iterator[Fast]:
         apps = lambda: client.get_serve_details()["applications"].values()  # noqa: E731
         wait_until(lambda: all(app["status"] == "RUNNING" for app in apps()), 60, "not every router runs")
         begun = lambda: {pid for pid in descendants(os.getpid()) if belongs(pid, folder)}  # noqa: E731
-        yield Fast(url, port, int(environment["RAY_SERVE_HAPROXY_METRICS_PORT"]), begun)
+        metrics = int(environment["RAY_SERVE_HAPROXY_METRICS_PORT"])
+        yield Fast(url, port, metrics, begun, read, write, client.get_serve_details)
 
 
 def test_the_fast_profile_answers_what_one_process_answers_and_refuses_what_is_too_much(
@@ -115,16 +150,20 @@ def test_the_fast_profile_answers_what_one_process_answers_and_refuses_what_is_t
         soaked(fast)
         url = fast.url
         over_http = [httpx.get(f"{url}/v1/similar/i{i:03d}").json()["items"] for i in range(20)]
-        of_shards = [httpx.get(f"{url}/sharded/v1/similar/i{i:03d}").json()["items"] for i in range(20)]
+        of_shards = [
+            httpx.get(f"{url}/sharded/v1/similar/i{i:03d}", headers=fast.read).json()["items"] for i in range(20)
+        ]
         item = {"item_id": "new", "title": "New", "vector": [9.0] * 8}
-        seq = httpx.put(f"{url}/sharded/v1/items", json={"items": [item]}).json()["seq"]
+        seq = httpx.put(f"{url}/sharded/v1/items", json={"items": [item]}, headers=fast.write).json()["seq"]
         asked = {"vector": [1.0] * 8, "min_seq": seq, "k": 1}
-        live = [httpx.post(f"{url}{app}/v1/query", json=asked).json()["items"] for app in ("", "/sharded")]
+        query = [httpx.post(f"{url}{app}/v1/query", json=asked, headers=fast.read) for app in ("", "/sharded")]
+        live = [answer.json()["items"] for answer in query]
         assert httpx.delete(f"{url}/v1/items/new").json()["seq"] == seq + 1
         batch = {"queries": [{"examples": [{"item_id": f"i{i:03d}"}], "min_seq": seq + 1} for i in range(20)]}
         together = httpx.post(f"{url}/v1/query/batch", json=batch).json()["results"]
         begun = fast.begun()
         traced(fast, folder / "ray")
+        guarded(fast, folder)
         counted = httpx.get(f"http://127.0.0.1:{fast.metrics}/metrics").text
     assert "haproxy_frontend_http_requests_total" in counted
     assert len(begun) > 10
@@ -135,10 +174,27 @@ def test_the_fast_profile_answers_what_one_process_answers_and_refuses_what_is_t
     assert [[item["item_id"] for item in items] for items in live] == [["new"], ["new"]]
 
 
+def guarded(fast: Fast, folder: Path) -> None:
+    """Without a good key nothing is answered, and no key is in any file of the cluster, nor in what Serve shows."""
+    url, wrong = f"{fast.url}/sharded", "semrec_of-nobody-who-is-known"
+    refused = [
+        httpx.get(f"{url}/v1/status"),
+        httpx.get(f"{url}/v1/similar/i001", headers={"x-api-key": wrong}),
+        httpx.delete(f"{url}/v1/items/i001", headers=fast.read),
+    ]
+    assert [answer.status_code for answer in refused] == [401, 401, 403]
+    shown = orjson.dumps(fast.details()).decode() + httpx.get(f"{url}/v1/status", headers=fast.read).text
+    assert "keys.jsonl" in shown
+    secrets = [fast.read["authorization"].split()[1], fast.write["authorization"].split()[1], wrong]
+    assert not any(secret in shown for secret in secrets)
+    assert holders(["a-write"], folder / "ray") != set()  # the audit log is in the router's
+    assert holders(secrets, folder) == set()
+
+
 def traced(fast: Fast, session: Path) -> None:
     """A request with an id and a sampled trace: its id is in the logs of router and shards, its spans in a file."""
     trace_id, request_id = os.urandom(16).hex(), "asked-for-by-a-test"
-    headers = {"x-request-id": request_id, "traceparent": f"00-{trace_id}-{os.urandom(8).hex()}-01"}
+    headers = {"x-request-id": request_id, "traceparent": f"00-{trace_id}-{os.urandom(8).hex()}-01"} | fast.read
     answer = httpx.get(f"{fast.url}/sharded/v1/similar/i003", headers=headers)
     assert answer.headers.get_list("x-request-id") == [request_id]
 

@@ -243,3 +243,20 @@ def test_of_tables_replaced_at_once_each_is_a_version_of_its_own(store):
         versions = list(pool.map(put, range(12)))
     held = [store.open("numbers", version).to_table()["number"].to_pylist() for version in versions]
     assert held == [[number] * 3 for number in range(12)]
+
+
+HOSTILE = ["x' OR '1'='1", "x''", "'", "\\'", 'x" OR ""="', "x'; DROP TABLE t; --", "a\nb", "a\x00b", "%", "é", "NULL"]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_a_claim_and_a_removal_touch_the_row_of_that_name_only(store, name):
+    schema = keyed(pa.schema([("key", pa.string()), ("claimed", pa.string())]), "key")
+    others = ["plain", *(other for other in HOSTILE if other != name)]
+    table = pa.table({"key": [*others, name], "claimed": ["2020"] * (len(others) + 1)}, schema=schema)
+    store.upsert("c", Rows.of(table), "key")
+    assert store.claim("c", schema, "key", name)
+    claimed = {row["key"]: row["claimed"] for row in store.open("c").to_table().to_pylist()}
+    assert {key for key, when in claimed.items() if when != "2020"} == {name}
+    assert not store.remove_unclaimed("c", schema, "key", name, before="2021")
+    assert store.remove_unclaimed("c", schema, "key", name, before="9999")
+    assert set(store.open("c").to_table()["key"].to_pylist()) == set(others)
