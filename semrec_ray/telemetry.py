@@ -155,11 +155,15 @@ class TextLines(logging.Formatter):
 
 
 def configure_logging(level: str = "INFO", form: Literal["text", "json"] = "text") -> None:
-    """Send this package's log lines to stderr, once per process; Ray collects them per replica and job."""
+    """Send this package's log lines to stderr, once per process; Ray collects them per replica and job.
+
+    To the process's own stderr: Serve puts something else in the place of `sys.stderr`, which takes every line for one
+    of its own at INFO, drops it where its log level is higher (production.yaml), and keeps it back in the fast profile.
+    """
     logger = logging.getLogger("semrec_ray")
     logger.setLevel(level)
     if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = logging.StreamHandler(sys.__stderr__)
         handler.setFormatter(JsonLines() if form == "json" else TextLines())
         logger.addHandler(handler)
         logger.propagate = False
