@@ -208,10 +208,10 @@ class Recommender:
     async def status(self) -> Status:
         """Return what is served, and whether every part holds the channel's release."""
         serving = self.serving
-        view = serving.view() if serving.release else None
+        reason, view = serving.not_ready() or self.fanout.out(), serving.view() if serving.release else None
         return Status(
-            ready=not serving.not_ready(),
-            reason=serving.not_ready(),
+            ready=not reason,
+            reason=reason,
             channel=self.config.channel,
             release=view.release if view else None,
             space=_space_columns(view.space) if view else {},

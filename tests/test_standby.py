@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from semrec_ray.config import AppConfig
+from semrec_ray.config import AppConfig, BreakerConfig
 from semrec_ray.errors import SemrecError, Unavailable
 from semrec_ray.parts import open_profiles, open_shard, open_text_encoders
 from semrec_ray.publishing import publish
@@ -123,9 +123,11 @@ def test_with_standbys_nothing_is_missing_to_the_bit_and_the_service_is_ready(qu
     asyncio.run(scenario())
 
 
-def test_where_shard_and_standby_are_out_the_rest_is_answered(quick):
+def test_where_shard_and_standby_are_out_the_rest_is_answered(config):
+    rarely = config.model_copy(update={"breaker": BreakerConfig(probe_every_s=600)})
+
     async def scenario():
-        world = World(quick, standby=True)
+        world = World(rarely, standby=True)
         await world.router.serving.refresh()
         world.shards[1].cut = world.standbys[1].cut = True
         for _ in range(5):
@@ -134,6 +136,9 @@ def test_where_shard_and_standby_are_out_the_rest_is_answered(quick):
         status = await world.status()
         assert not status.ready
         assert status.reason.startswith("shard-1 does not hold release")
+        world.shards[1].cut = world.standbys[1].cut = False
+        status = await world.status()  # they are back, and not asked before the next probe
+        assert status.reason.startswith("shard-1 is out, the last failure: ConnectionError('cut off')")
 
     asyncio.run(scenario())
 

@@ -75,6 +75,16 @@ class Cascade:
         """The shard, and its standby where it has one."""
         return (self._shard, self._standby) if self._standby else (self._shard,)
 
+    @property
+    def is_out(self) -> bool:
+        """Whether neither the shard nor its standby is asked."""
+        return not any(source.breaker.asks for source in self.sources)
+
+    @property
+    def error(self) -> Unavailable:
+        """What who asks is told while it is out."""
+        return self._shard.out()
+
     def serve(self, *queues: Batcher[Any, Any]) -> None:
         """Let these queues refuse what they are asked while nobody answers."""
         self._queues += queues
@@ -138,6 +148,6 @@ class Cascade:
         return self._shard if self._asking.replicas > 1 and self._shard.breaker.asks else None
 
     def _changed(self) -> None:
-        out = not any(source.breaker.asks for source in self.sources)
+        refusal = self._shard.out if self.is_out else None
         for queue in self._queues:
-            queue.refuse(self._shard.out if out else None)
+            queue.refuse(refusal)

@@ -56,6 +56,11 @@ class Fanout:
         cascades = self.routes().cascades if self.shards.known else ()
         return {source.port.name: source.breaker.state for cascade in cascades for source in cascade.sources}
 
+    def out(self) -> str:
+        """Return which shard nobody is asked for at present, and why; empty where there is none."""
+        cascades = self.routes().cascades if self.shards.known else ()
+        return next((str(cascade.error) for cascade in cascades if cascade.is_out), "")
+
     def with_breakers(self, statuses: Iterable[PartStatus]) -> tuple[PartStatus, ...]:
         """Return what shards and standbys say of themselves, with the state of the breaker of each."""
         breakers = self.breakers()
