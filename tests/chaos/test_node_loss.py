@@ -97,6 +97,9 @@ def losing_a_node(folder: Path, size: Size, **settings: Any) -> Seen:
             killed = time.monotonic()
             node = await asyncio.to_thread(nodes.do, "kill")
             await asyncio.sleep(size.without_s)
+            noticed = partial(is_noticed, nodes, size.shards // 2)
+            opened = partial(wait_until, noticed, 30, "the breakers did not open")
+            await asyncio.to_thread(opened)
             status = await asyncio.to_thread(nodes.status)
             added = time.monotonic()
             await asyncio.to_thread(nodes.do, "add")
@@ -115,6 +118,11 @@ def losing_a_node(folder: Path, size: Size, **settings: Any) -> Seen:
 def is_well(nodes: Nodes) -> bool:
     """Whether every shard itself answers, and is asked."""
     return all(not part["error"] and part["breaker"] == "closed" for part in nodes.status()["shards"])
+
+
+def is_noticed(nodes: Nodes, lost: int) -> bool:
+    """Whether so many shards are not asked any more."""
+    return sum(part["breaker"] != "closed" for part in nodes.status()["shards"]) >= lost
 
 
 def breakers(seen: Seen) -> dict[str, str]:
