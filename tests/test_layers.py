@@ -10,7 +10,7 @@ LAYERS = [
     {"rules", "errors", "telemetry", "pace"},
     {"tracing", "sizing"},
     {"stages"},
-    {"types"},
+    {"types", "sections"},
     {"config"},
     {"data", "encode"},
     {"store"},
