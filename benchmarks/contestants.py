@@ -30,6 +30,7 @@ READY_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 20
 HAPROXY_SETTLES_S = 3.0
 WORKERS = 2
+DASHBOARDS: dict[int, str] = {}  # of the cluster whose app answers on a port
 MARK = "SEMREC_BENCH_PORT"  # in the environment of every process of a cluster: which of them are ours
 PEERS = ("naive", "flat", "flat-plain", "hnsw100", "hnsw400", "lancedb")
 SHARDED: dict[str, Any] = {"topology": "sharded", "batch": {}, "shards": 2, "routers": 1, "max_ongoing": 1024}
@@ -98,6 +99,7 @@ def serving(config: dict[str, Any], environment: Mapping[str, str]) -> Iterator[
             wait_until(lambda: answers(ready), READY_TIMEOUT_S, complaint)
             wait_until(lambda: all_running(client), READY_TIMEOUT_S, complaint)  # HAProxy is told of each replica anew
             time.sleep(HAPROXY_SETTLES_S)
+            DASHBOARDS[port] = node.dashboard
             yield port
     except BaseException:
         print(f"what Ray wrote is in {folder}", file=sys.stderr)
@@ -110,14 +112,65 @@ def all_running(client: Any) -> bool:  # noqa: ANN401
     return all(app["status"] == "RUNNING" for app in client.get_serve_details()["applications"].values())
 
 
-def replica(port: int, deployment: str) -> int:
-    """Return the process of a deployment's replica, of the app that answers on a port."""
-    for pid in processes(port):
-        with contextlib.suppress(OSError):
-            title = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if title.startswith(b"ray::ServeReplica") and deployment.encode() in title:
-                return pid
-    raise Unavailable(f"no replica of {deployment} belongs to the app on port {port}")
+def part(port: int, name: str) -> int:
+    """Return the newest of the `parts`; Unavailable where there is none."""
+    if found := parts(port, name):
+        return found[-1]
+    raise Unavailable(f"no {name} belongs to the app on port {port}")
+
+
+def parts(port: int, name: str) -> list[int]:
+    """Return the processes of a part of the app on a port, the newest last.
+
+    A part is the `proxy`, be it Serve's own or HAProxy, Serve's `controller`, or a deployment: its replicas.
+    """
+    found = [(started(pid), pid) for pid in processes(port) if is_part(pid, name)]
+    return [pid for _, pid in sorted(found)]
+
+
+def is_part(pid: int, name: str) -> bool:
+    """Return whether a process is of a part, by its program and by the title that Ray gives it."""
+    try:
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+        program = Path(f"/proc/{pid}/exe").readlink().name
+    except OSError:
+        return False
+    if name == "proxy":  # behind HAProxy there is one of Serve's too, for when no router is left
+        return program == "haproxy" if has_haproxy(pid) else title.startswith("ray::ProxyActor")
+    wanted = "ray::ServeController" if name == "controller" else "ray::ServeReplica"
+    return title.startswith(wanted) and (name == "controller" or name in title)
+
+
+def has_haproxy(pid: int) -> bool:
+    """Return whether a process belongs to a cluster whose proxy is HAProxy."""
+    with contextlib.suppress(OSError):
+        return b"RAY_SERVE_ENABLE_HA_PROXY=1" in Path(f"/proc/{pid}/environ").read_bytes()
+    return False
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a process is gone, or but for its exit status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def started(pid: int) -> int:
+    """Return when a process was started, in ticks since the machine was; 0 where it has ended."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return 0
+
+
+def runs_whole(port: int) -> bool:
+    """Return whether every replica of the app on a port runs, as far as Serve knows."""
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    try:
+        return all_running(ServeSubmissionClient(DASHBOARDS[port]))
+    except (ConnectionError, RuntimeError, OSError):  # the controller is out
+        return False
 
 
 def processes(port: int) -> list[int]:

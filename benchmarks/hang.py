@@ -55,7 +55,7 @@ def main(
     with contestants.start("sharded", catalog, contestants.read_environment(env)) as port:
         measured(port, "warming up", patient, clients, 3.0)
         rows = [measured(port, "before", patient, clients, seconds)]
-        hung = contestants.replica(port, "shard-1")
+        hung = contestants.part(port, "shard-1")
         os.kill(hung, signal.SIGSTOP)
         try:
             rows.append(measured(port, "one of two hangs", hasty, clients, seconds))

@@ -3,7 +3,8 @@
     writes  upserts, deletes, texts and events at a fixed rate under fixed reads: every read is answered, every
             acknowledged write is seen within a second, and what is there in the end is what an independent model has
     swap    a release of another space goes live and is rolled back under reads: none fails, none mixes the two
-    chaos   kill -9 of the writer, a shard, the router, or the whole cluster at random moments of the same load: what
+    chaos   kill -9 of a shard, a router, an encoder, the proxy, Serve's controller, the writer, or the whole cluster at
+            random moments of the same load: at most the requests that were in flight fail, it recovers by itself, what
             was acknowledged is there afterwards, nothing is there twice
 
 The store is copied first. It has a content space, such as `semrec import demo`, `embed` and `publish` make.
@@ -193,7 +194,8 @@ def _ms(seconds: list[float], q: float) -> float:
 
 
 LOOKED_AT = 1000  # items after each kill; in the end the tables are compared with all that was acknowledged
-TARGETS = ("writer", "shard-0", "shard-1", "router", "cluster")
+TARGETS = ("shard-0", "router", "encoder", "proxy", "controller", "shard-1", "writer", "cluster")
+SPARE = {"routers": 2, "encoders": 2, "replicas": 2, "num_cpus": 0.05}  # of what reads have to pass
 
 
 @app.command()
@@ -203,7 +205,10 @@ def chaos(
     seed: Annotated[int, typer.Option(help="of what is killed when")] = 0,
     env: EnvOption = contestants.FAST,
 ) -> None:
-    """Kill -9 parts of the service at random moments of the load of `writes`; look at what is there after each."""
+    """Kill -9 parts of the service at random moments of the load of `writes`; look at what is there after each.
+
+    A request that finds nobody listening has sent nothing and tries again (`unconnected`).
+    """
     rng, rows = random.Random(seed), list[dict[str, Any]]()
     with copied(store) as copy:
         items = read_items(Store(str(copy)), columns=["item_id"])["item_id"].to_pylist()
@@ -212,7 +217,8 @@ def chaos(
         rng.shuffle(left)
         while left:
             with contextlib.ExitStack() as stack:
-                port = stack.enter_context(contestants.serving(our_config(copy), contestants.read_environment(env)))
+                config = our_config(copy, **SPARE)
+                port = stack.enter_context(contestants.serving(config, contestants.read_environment(env)))
                 load.url = f"http://127.0.0.1:{port}"
                 target = ""
                 while left and target != "cluster":
@@ -225,35 +231,65 @@ def chaos(
         print(problem)
     assert not problems, f"{len(problems)} acknowledged writes are lost or there twice"
     assert not sum(row["differences"] for row in rows), "the service and the model differ"
+    spared = [row for row in rows if row["target"] not in ("writer", "cluster")]
+    assert not sum(row["failed_after"] for row in spared), "requests failed that began after a kill"
+    assert all(row["failed"] <= row["in_flight"] for row in spared), "more failed than were in flight"
 
 
 async def killed(load: Load, port: int, target: str, after_s: float) -> dict[str, Any]:
-    """Kill a part while the load goes on; return how long until all is well, and how the service differs then."""
+    """Kill a part while the load goes on; return how long until all is well, and how the service differs then.
+
+    All is well for callers once writes are taken and reads see everything; then the part that was killed is waited for.
+    """
     load.seen, load.going = Seen(), True
     async with session() as client:
         going = asyncio.create_task(load.run(client, 60.0, RATES))
         await asyncio.sleep(after_s)
-        began = time.perf_counter()
-        pids = contestants.processes(port) if target == "cluster" else [contestants.replica(port, target)]
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        before = contestants.processes(port) if target == "cluster" else contestants.parts(port, target)
+        pids = before if target == "cluster" else before[-1:]
+        began, in_flight = await kill(load, pids)
         row: dict[str, Any] = {"target": target, "after_s": round(after_s, 2)}
         if target == "cluster":
             load.going = False
             await going
-            return row | {"recovered_s": None, "differences": 0, "failed": len(load.seen.failures)}
+            return row | {"recovered_s": None, "differences": 0}
         while not await recovered(load):  # noqa: ASYNC110 (another process is waited for)
             await asyncio.sleep(0.1)
         took = time.perf_counter() - began
+        while not await asyncio.to_thread(replaced, port, target, before):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        whole = time.perf_counter() - began
         await asyncio.sleep(1.0)
         load.going = False
         await going
         differences = await load.differences(LOOKED_AT)
     for difference in differences[:5]:
         print(difference)
-    failed = {"failed": len(load.seen.failures), "unacknowledged": load.seen.refused}
-    return row | {"recovered_s": round(took, 1), "differences": len(differences)} | failed
+    after = sum(at > began for at in load.seen.failed)
+    failed = {"in_flight": in_flight, "failed": len(load.seen.failed) - after, "failed_after": after}
+    row |= {"recovered_s": round(took, 1), "replaced_s": round(whole, 1), "differences": len(differences)} | failed
+    return row | {"unconnected": load.seen.unconnected, "partial": sum(c < 1.0 for c in load.seen.coverages)}
+
+
+async def kill(load: Load, pids: list[int]) -> tuple[float, int]:
+    """Kill processes; return when they had ended, and how many requests were in flight when they did.
+
+    A moment passes until a client sees that its connections were closed: what it sends then is in flight too.
+    """
+    in_flight, begun = load.open, load.begun
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while not all(map(contestants.has_ended, pids)):  # noqa: ASYNC110 (another process is waited for)
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.05)
+    return time.perf_counter(), in_flight + load.begun - begun
+
+
+def replaced(port: int, target: str, before: list[int]) -> bool:
+    """Return whether a part has as many processes as before, without the one that was killed, and all of them run."""
+    now = contestants.parts(port, target)
+    return len(now) >= len(before) and before[-1] not in now and contestants.runs_whole(port)
 
 
 async def recovered(load: Load) -> bool:

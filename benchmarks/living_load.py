@@ -12,6 +12,7 @@ import numpy as np
 
 SEEN_WITHIN_S = 1.0
 PARALLEL = 64
+CONNECTED_WITHIN_S, RETRY_S = 20.0, 0.1  # how long, and how often, who finds nobody listening tries again
 RATES = {"read": 50.0, "upsert": 10.0, "text": 10.0, "delete": 20.0, "event": 10.0}  # of requests a second
 
 
@@ -36,6 +37,8 @@ class Seen:
     failures: list[str] = field(default_factory=list)
     coverages: list[float] = field(default_factory=list)
     refused: int = 0  # writes that were not acknowledged
+    unconnected: int = 0  # requests that found no proxy at first, or one that knew of no app: they were tried again
+    failed: list[float] = field(default_factory=list)  # when each request that failed had begun
 
     def row(self) -> dict[str, Any]:
         """Return the figures in milliseconds."""
@@ -56,6 +59,7 @@ class Load:
         self.rng, self.model, self.seen = np.random.default_rng(0), Model(), Seen()
         self.numbers = iter(range(10**9))
         self.going = True
+        self.open = self.begun = 0  # requests that are in flight, and all that there were
 
     async def run(self, session: aiohttp.ClientSession, seconds: float, rates: dict[str, float]) -> None:
         """Keep all rates for so long."""
@@ -210,9 +214,27 @@ class Load:
         return await self.request("PUT", path, body)
 
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send a request; ValueError for anything but 200."""
-        async with self.session.request(method, f"{self.url}{path}", json=body) as response:
-            return await _json(response)
+        """Send a request, again where no proxy takes it, as any client can; ValueError for anything but 200."""
+        began, self.open, self.begun = time.perf_counter(), self.open + 1, self.begun + 1
+        try:
+            return await self._sent(began, method, path, body)
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            self.seen.failed.append(began)
+            raise
+        finally:
+            self.open -= 1
+
+    async def _sent(self, began: float, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        tried = False
+        while True:
+            try:
+                async with self.session.request(method, f"{self.url}{path}", json=body) as response:
+                    return await _json(response)
+            except (aiohttp.ClientConnectorError, Unrouted):
+                if time.perf_counter() - began > CONNECTED_WITHIN_S:
+                    raise
+                self.seen.unconnected, tried = self.seen.unconnected + (not tried), True
+                await asyncio.sleep(RETRY_S)
 
     async def differences(self, most: int = 10**9) -> list[str]:
         """Return how what the service has differs from the model, of the items that were first written last."""
@@ -232,9 +254,14 @@ class Load:
         return found
 
 
+class Unrouted(ValueError):
+    """The answer of an HAProxy that has just started and was told of no app yet: nobody was asked."""
+
+
 async def _json(response: aiohttp.ClientResponse) -> dict[str, Any]:
     if response.status != 200:
-        raise ValueError(f"{response.status} {(await response.text())[:300]}")
+        said = (await response.text())[:300]
+        raise (Unrouted if response.status == 404 and "/-/routes" in said else ValueError)(f"{response.status} {said}")
     body: dict[str, Any] = await response.json()
     return body
 

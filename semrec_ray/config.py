@@ -167,6 +167,7 @@ class AppConfig(Section):
     routers: int = Field(1, ge=1)
     max_ongoing: int = Field(256, ge=1)  # requests that a router works on at once; beyond: 429
     replicas: int = Field(1, ge=1)  # of every shard: one that is lost costs nothing, and they share the requests
+    encoders: int = Field(1, ge=1)  # replicas of the text model; sharded only: with two, one that dies fails no text
     num_gpus: float = Field(0.0, ge=0)  # per shard; 0 means CPU
     device: Literal["auto", "cpu"] = "auto"  # cpu: num_gpus is for Ray's placement only, to try a layout without GPUs
     num_cpus: float = Field(0.2, ge=0)  # per deployment replica, for Ray's placement only
@@ -186,6 +187,8 @@ class AppConfig(Section):
     move_grace_s: float = Field(10.0, gt=0)  # how long a shard keeps buckets that moved away: for routers of before
     item_cache: int = Field(50_000, ge=0)  # items whose columns a router keeps per release
     example_cache: int = Field(10_000, ge=0)  # items whose vectors a router keeps per release: no hop for an example
+    drain_s: float | None = Field(None, gt=0)  # a replica that is stopped finishes what it has: None: max_timeout_s + 5
+    surge: bool = True  # a CPU replica starts before the one that it replaces stops: needs room for one more of each
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
     slow_ms: float = Field(1000.0, gt=0)  # queries that take longer are logged, with what they took

@@ -140,12 +140,12 @@ def open_keyring(auth: AuthConfig) -> Keyring:
     """Return the keys of the configuration's file and of SEMREC_KEYS; ConfigError where they are none, or broken."""
 
     def read() -> tuple[Entry, ...]:
-        return _read(auth.file)
+        return read_keys(auth.file)
 
     return Keyring(read, lambda: _mark(auth.file))
 
 
-def _read(file: str | None) -> tuple[Entry, ...]:
+def read_keys(file: str | None) -> tuple[Entry, ...]:
     """Return the entries of a file and of the environment; ConfigError where there are none, or broken ones."""
     lines = [keys_in_environment()]
     if file is not None:

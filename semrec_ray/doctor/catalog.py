@@ -1,9 +1,11 @@
 """A configuration and a store in, findings out: is it valid, complete, and can its texts be embedded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from semrec_ray.api.keys import Entry, read_keys
 from semrec_ray.config import AppConfig, AuthConfig, read_app_config
 from semrec_ray.doctor.findings import Finding
 from semrec_ray.encode import open_encoder
@@ -15,6 +17,7 @@ from semrec_ray.store.tables import Store
 from semrec_ray.store.vectors import read_space
 from semrec_ray.types import Release
 
+SOON_S = 7 * 86_400.0  # until the last key of a caller ends
 BROAD = ("0.0.0.0", "::", "")
 HUB_PREFIX = "sentence-transformers/"  # of a name without a slash
 UNREADABLE = (OSError, ValueError, RuntimeError)  # what Lance and Arrow raise for damaged files
@@ -42,11 +45,32 @@ def check_config(path: str | None) -> tuple[AppConfig, Finding | None]:
     return config, Finding("config", "ok", f"{path}: {config.topology}, {parts}, channel {config.channel}")
 
 
-def check_keys(config: AppConfig, host: str, haproxy: bool) -> Finding:
-    """Return whether the app asks who calls, or only this machine reaches it."""
-    mode = str(config.auth.mode)
-    if mode != "none":
-        return Finding("keys", "ok", f"auth is {mode}")
+def look_at_keys(config: AppConfig, host: str, *, haproxy: bool, now: float) -> Finding:
+    """Return whether the app asks who calls, and knows somebody who may, or only this machine reaches it."""
+    if config.auth.mode == "none":
+        return check_nobody_asked(host, haproxy=haproxy)
+    try:
+        return check_keys(read_keys(config.auth.file), now)
+    except ConfigError as error:
+        return Finding("keys", "fail", error.message, "on every node with a router: auth.file, or SEMREC_KEYS")
+
+
+def check_keys(entries: Sequence[Entry], now: float) -> Finding:
+    """Return whether every caller has a key that is good for a while."""
+    last = {each.caller: max(e.expires.timestamp() for e in entries if e.caller == each.caller) for each in entries}
+    gone = [caller for caller, expires in last.items() if expires <= now]
+    soon = [caller for caller, expires in last.items() if now < expires <= now + SOON_S]
+    fix = "semrec keys new --caller NAME --role ROLE --file FILE, before the old one ends"
+    if len(gone) == len(last):
+        return Finding("keys", "fail", f"all {len(entries)} have expired", fix)
+    if gone or soon:
+        named = [f"{caller}: {word}" for word, of in (("expired", gone), ("expires in a week", soon)) for caller in of]
+        return Finding("keys", "warn", ", ".join(named), fix)
+    return Finding("keys", "ok", f"{len(entries)}, of {', '.join(sorted(last))}")
+
+
+def check_nobody_asked(host: str, *, haproxy: bool) -> Finding:
+    """Return whether an app that asks nobody who they are is reached from this machine only."""
     where = "every interface (HAProxy's)" if haproxy else host or "every interface"
     found = f"auth is none, it listens on {where}"
     if haproxy or host in BROAD:

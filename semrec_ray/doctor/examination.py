@@ -9,7 +9,7 @@ import httpx
 
 from semrec_ray.config import AppConfig, read_http_address, resolve_store
 from semrec_ray.doctor import ray_cluster
-from semrec_ray.doctor.catalog import Held, check_config, check_keys, check_model, check_store, created
+from semrec_ray.doctor.catalog import Held, check_config, check_model, check_store, created, look_at_keys
 from semrec_ray.doctor.findings import Finding
 from semrec_ray.doctor.machine import (
     OVERHEAD,
@@ -71,7 +71,7 @@ def look_at_ray(config: AppConfig, path: str | None, facts: ray_cluster.RayFacts
         ray_cluster.check_served(facts),
         check_port(port, "the app", taken),
         check_port(own_port, "Ray's dashboard", taken),
-        check_keys(config, host, haproxy),
+        look_at_keys(config, host, haproxy=haproxy, now=time.time()),
     ]
     if haproxy:
         found += [check_port(each, purpose, taken) for each, purpose in HAPROXY_PORTS.items()]

@@ -20,6 +20,8 @@ from semrec_ray.state.partitions import partition_name
 from semrec_ray.store.shard_map import read_map, standby_name
 from semrec_ray.store.tables import Store
 
+HEALTH_S = 2.0  # until it is noticed that a replica has died; Serve's own is 10 s
+SPARE_S = 5.0  # that a replica being stopped has beyond the longest request
 PART_CALLS = 64  # messages; the batchers of the routers keep it far below
 
 
@@ -30,6 +32,8 @@ def build(args: AppConfig) -> serve.Application:
     there is one (`semrec reshard`), else as many as configured. With `fallback: cpu` each has a shard-0-standby … too.
     """
     config = args.resolved()
+    inline = config.topology == "inline"
+    gpus = config.num_gpus if inline else 0.0
 
     def http() -> ASGIApp:
         return OneRequestId(create_app(this_router, config))
@@ -42,9 +46,10 @@ def build(args: AppConfig) -> serve.Application:
         max_ongoing_requests=config.max_ongoing,
         max_queued_requests=config.max_ongoing,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
-        ray_actor_options=_resources(config, "router", gpus=config.num_gpus if config.topology == "inline" else 0),
+        ray_actor_options=_resources(config, "router", gpus),
+        **replacement(config, rows=inline, gpus=gpus),
     )
-    if config.topology == "inline":
+    if inline:
         return router.bind(config, [], [], None, _part(WriterReplica, "writer", "writer", config).bind(config, {}))
     names = read_map(Store(config.store), config.shards).shards
     partitions = [partition_name(i, config.profile_partitions) for i in range(config.profile_partitions)]
@@ -52,7 +57,7 @@ def build(args: AppConfig) -> serve.Application:
     doubled = enumerate(names if config.fallback == "cpu" else ())
     standbys = [_standby(standby_name(name), config).bind(config, i, True) for i, name in doubled]
     profiles = [_part(ProfilesReplica, name, "profiles", config).bind(config, i) for i, name in enumerate(partitions)]
-    encoder = _part(EncoderReplica, "encoder", "encoder", config).bind(config)
+    encoder = _part(EncoderReplica, "encoder", "encoder", config, replicas=config.encoders).bind(config)
     followers = dict(zip((*names, *partitions), (*shards, *profiles), strict=True))
     followers |= {standby_name(name): standby for name, standby in zip(names, standbys, strict=False)}
     writer = _part(WriterReplica, "writer", "writer", config).bind(config, followers)
@@ -71,22 +76,38 @@ def build_shard(config: AppConfig, place: int, runtime_env: dict[str, Any]) -> s
 
 
 def _shard(name: str, config: AppConfig) -> Any:  # noqa: ANN401 (a Deployment)
-    part = _part(ShardReplica, name, "shard", config, gpus=config.num_gpus)
-    return part.options(num_replicas=config.replicas)
+    return _part(ShardReplica, name, "shard", config, gpus=config.num_gpus, replicas=config.replicas)
 
 
 def _standby(name: str, config: AppConfig) -> Any:  # noqa: ANN401 (a Deployment)
     return _part(ShardReplica, name, "standby", config)
 
 
-def _part(replica: type, name: str, role: Role, config: AppConfig, gpus: float = 0) -> Any:  # noqa: ANN401 (a Deployment)
+def _part(  # (a Deployment)
+    replica: type, name: str, role: Role, config: AppConfig, *, gpus: float = 0, replicas: int = 1
+) -> Any:  # noqa: ANN401
     return serve.deployment(
         replica,
         name=name,
+        num_replicas=replicas,
         max_ongoing_requests=PART_CALLS,
         ray_actor_options=_resources(config, role, gpus),
+        **replacement(config, rows=replica is ShardReplica, gpus=gpus),
     )
 
 
 def _resources(config: AppConfig, role: Role, gpus: float) -> dict[str, Any]:
     return {"num_cpus": config.num_cpus, "num_gpus": gpus, "resources": config.resources.get(role, {})}
+
+
+def replacement(config: AppConfig, *, rows: bool, gpus: float) -> dict[str, Any]:
+    """Return how a replica is missed, and gives way to a newer one: what it has is finished, one at a time comes first.
+
+    What holds rows starts before only where there is memory for them twice, and no GPU that both would need.
+    """
+    beside = config.surge and not gpus and not (rows and config.swap == "replace")
+    return {
+        "graceful_shutdown_timeout_s": config.drain_s or config.limits.max_timeout_s + SPARE_S,
+        "max_surge_percent": 1 if beside else 0,  # of a hundred, rounded up: one replica of each
+        "health_check_period_s": HEALTH_S,
+    }

@@ -24,6 +24,8 @@ from semrec_ray.store.shard_map import read_map, shard_name, standby_name
 from semrec_ray.store.tables import Store
 from semrec_ray.types import PartStatus, Write, Written
 
+READY_WAIT_S = 20.0  # below the 30 s after which Serve calls a start slow
+READY_LOOK_S = 0.2
 SHARD, STANDBY = "shard", "standby"  # the deployments of an application that is one shard
 
 
@@ -49,13 +51,20 @@ class HandlePort:
         return unpack_rows(await self._handle.fetch.remote(pack_fetches(queries)))
 
     async def lookup(self, queries: Any) -> Any:  # noqa: ANN401, D102
-        return await self._handle.lookup.remote(queries)
+        return await self._read("lookup", queries)
 
     async def pulls(self, queries: Any) -> Any:  # noqa: ANN401, D102
         return await self._handle.pulls.remote(queries)
 
     async def encode(self, requests: Any) -> Any:  # noqa: ANN401, D102
-        return await self._handle.encode.remote(requests)
+        return await self._read("encode", requests)
+
+    async def _read(self, method: str, asked: Any) -> Any:  # noqa: ANN401
+        """Call a method that changes nothing, once more where the replica dies over it: another one takes it."""
+        try:
+            return await getattr(self._handle, method).remote(asked)
+        except RayActorError:
+            return await getattr(self._handle, method).remote(asked)
 
     async def write(self, write: Write, timeout_s: float) -> Written:  # noqa: D102
         try:
@@ -112,13 +121,27 @@ class Router(Following):
                 partial(open_standby_port, app, beside) if config.fallback == "cpu" else lambda _: None,
             )
             users = [HandlePort(partition_name(i, len(profiles)), handle) for i, handle in enumerate(profiles)]
-            self.service = compose(config, known, users, HandlePort("encoder", encoder), writing, asking(config))
-        await self.service.serving.refresh()
+            self.service = compose(
+                config, known, users, HandlePort("encoder", encoder, config.encoders), writing, asking(config)
+            )
+        await self._until_it_serves()
         self._in_background(self._look_around(config.poll_s))
 
     def settings(self) -> tuple[AppConfig, dict[str, Any]]:
         """Return what the application was made with and where its code is: further shards of it need the same."""
         return self.service.config, dict(ray.get_runtime_context().runtime_env)
+
+    async def _until_it_serves(self) -> None:
+        """Look around until it has a release to answer from: Serve then stops the router that it replaces.
+
+        Not for ever: without a release, or with parts that take long to load, it says so itself (/readyz).
+        """
+        serving, loop = self.service.serving, asyncio.get_running_loop()
+        last = loop.time() + READY_WAIT_S
+        await serving.refresh()
+        while not serving.release and serving.views.releases and loop.time() < last:
+            await asyncio.sleep(READY_LOOK_S)
+            await serving.refresh()
 
     async def _look_around(self, poll_s: float) -> None:
         serving = self.service.serving

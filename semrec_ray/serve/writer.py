@@ -21,6 +21,7 @@ class WriterReplica(Following):
         self._writer = open_writer(config, self._announce)
         self._followers = [HandlePort(name, handle) for name, handle in followers.items()]
         self._told: dict[str, asyncio.Task[None]] = {}
+        await self._writer.prepare()  # Serve then stops the writer that it replaces
         self._in_background(self._writer.run())
 
     async def write(self, write: Write, timeout_s: float) -> Written | SemrecError:

@@ -154,9 +154,12 @@ class LocalWriter(WriterPort):
                     f"send fewer items at once"
                 ) from None
 
-    async def run(self) -> None:
-        """Load what a first write would wait for; then follow the channel and fold the log when due, for ever."""
+    async def prepare(self) -> None:
+        """Load what a first write would wait for."""
         await asyncio.to_thread(self._load)
+
+    async def run(self) -> None:
+        """Follow the channel and fold the log when due, for ever."""
         folded, at = 0, time.monotonic()
         while True:
             await asyncio.sleep(min(LOOK_S, self._config.fold_every_s))

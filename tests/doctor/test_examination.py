@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from semrec_ray.api.keys import entry_line, new_key, utc_now
 from semrec_ray.cli import app
 from semrec_ray.cluster import free_port
 from semrec_ray.config import DEMO_MODEL
@@ -99,6 +100,18 @@ def test_a_wrong_config_fails_with_the_reason(written, more, reason):
     assert found.state == "fail"
     assert reason.removeprefix("args.") in found.found
     assert check_config(str(path.with_name("other.yaml")))[1].state == "fail"
+
+
+def test_keys_that_are_not_there_fail_and_those_that_are_name_their_callers(live_store, tmp_path):
+    path, keys = tmp_path / "app.yaml", tmp_path / "keys.jsonl"
+    path.write_text(
+        PLAIN.format(port=free_port(), store=live_store.uri, more="").replace("none", f"keys, file: {keys}")
+    )
+    status, found = asked(path, "--quick")
+    assert (status, found["keys"]["state"]) == (1, "fail")
+    assert str(keys) in found["keys"]["found"]
+    keys.write_text(entry_line(new_key("web", "read", 90, utc_now())[1]))
+    assert asked(path, "--quick")[1]["keys"] == {"check": "keys", "state": "ok", "found": "1, of web", "fix": ""}
 
 
 @pytest.mark.parametrize(

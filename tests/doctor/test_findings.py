@@ -1,10 +1,13 @@
 """Facts in, findings out: what is said of machines and clusters that are not at hand."""
 
+from datetime import timedelta
+
 import pytest
 
+from semrec_ray.api.keys import new_key, utc_now
 from semrec_ray.config import AppConfig
 from semrec_ray.doctor import machine
-from semrec_ray.doctor.catalog import check_keys
+from semrec_ray.doctor.catalog import check_keys, check_nobody_asked
 from semrec_ray.doctor.findings import GIB
 from semrec_ray.doctor.network import Listener, Process, check_ingress_ports, check_port
 from semrec_ray.doctor.ray_cluster import (
@@ -142,6 +145,22 @@ def test_an_application_that_does_not_run_is_told_with_its_reason():
 
 
 def test_an_app_that_asks_nobody_who_they_are_warns_where_everybody_reaches_it():
-    assert check_keys(CONFIG, "127.0.0.1", haproxy=False).state == "ok"
-    assert check_keys(CONFIG, "0.0.0.0", haproxy=False).state == "warn"
-    assert check_keys(CONFIG, "127.0.0.1", haproxy=True).state == "warn"
+    assert check_nobody_asked("127.0.0.1", haproxy=False).state == "ok"
+    assert check_nobody_asked("0.0.0.0", haproxy=False).state == "warn"
+    assert check_nobody_asked("127.0.0.1", haproxy=True).state == "warn"
+
+
+def test_callers_whose_last_key_ends_are_named_in_time():
+    now = utc_now()
+
+    def state(**days: float) -> str:
+        entries = [new_key(caller, "read", 30, now)[1] for caller in days]
+        ending = [each.model_copy(update={"expires": now + timedelta(days=days[each.caller])}) for each in entries]
+        return check_keys(ending, now.timestamp()).state
+
+    assert state(web=30, shop=90) == "ok"
+    assert state(web=30, shop=3) == "warn"
+    assert state(web=30, shop=-1) == "warn"
+    assert state(web=-2, shop=-1) == "fail"
+    renewed = [new_key("web", "read", days, now)[1] for days in (1, 90)]
+    assert check_keys(renewed, now.timestamp()).state == "ok"

@@ -8,7 +8,7 @@ import pytest
 from ray.serve import Application, Deployment
 
 from semrec_ray.config import AppConfig
-from semrec_ray.serve.app import build, build_shard
+from semrec_ray.serve.app import build, build_shard, replacement
 from semrec_ray.serve.resharding import ServeFleet
 
 
@@ -73,3 +73,27 @@ def test_moving_shards_takes_no_standby_for_a_shard(settings):
     config = AppConfig(**settings, fallback="cpu")
     fleet = ServeFleet("app", config, {}, print)
     assert fleet._built({"app": SimpleNamespace(deployments=parts(settings, fallback="cpu"))}) == ["shard-0", "shard-1"]
+
+
+PLAIN = AppConfig(auth={"mode": "none"}, store="/nowhere")
+
+
+def surge(*, rows: bool, gpus: float = 0, **args: object) -> int:
+    return replacement(PLAIN.model_copy(update=args), rows=rows, gpus=gpus)["max_surge_percent"]
+
+
+def test_a_replica_starts_before_the_one_it_replaces_stops_where_there_is_room_for_both():
+    assert surge(rows=True) == 1  # of a hundred, rounded up: one
+    assert surge(rows=False) == 1
+    assert surge(rows=True, gpus=1.0) == 0
+    assert surge(rows=True, swap="replace") == 0
+    assert surge(rows=False, swap="replace") == 1
+    assert surge(rows=False, surge=False) == 0
+
+
+def test_a_replica_that_is_stopped_has_time_for_the_longest_request_there_can_be():
+    def drain_s(**args: object) -> float:
+        return replacement(PLAIN.model_copy(update=args), rows=True, gpus=0)["graceful_shutdown_timeout_s"]
+
+    assert drain_s() == PLAIN.limits.max_timeout_s + 5
+    assert drain_s(drain_s=90.0) == 90
