@@ -77,7 +77,7 @@ def create_app(service: Callable[[], Service], config: AppConfig) -> Counted:
     limiter = open_limiter(config.rate)
     app: ASGIApp = QueryVerbs(documented(service, config, audit), service, config.limits)
     if keys or limiter:
-        app = Guard(app, keys, limiter, audit)
+        app = Guard(app, keys, limiter, audit, config.max_ongoing // 4)
     return Counted(_for_browsers(app, config.cors_origins) if config.cors_origins else app)
 
 

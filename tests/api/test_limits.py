@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from semrec_ray.api import create_app, limits
+from semrec_ray.api import auth, create_app, limits
 from semrec_ray.api.limits import InMemory, Limiter, open_limiter
 from semrec_ray.cluster import free_port
 from semrec_ray.config import AppConfig, AuthConfig, LimitsConfig, RateConfig
@@ -18,7 +18,11 @@ from semrec_ray.errors import InvalidRequest
 from semrec_ray.types import Slate
 from tests.api.asking import entry, key_file, of_app, run, shows
 
-SLOW = "3/day"
+
+@pytest.fixture(autouse=True)
+def hardly_held(monkeypatch):
+    """Refusals wait, but not for long."""
+    monkeypatch.setattr(auth, "HOLD_S", 0.005)
 
 
 def limited(config: AppConfig, **rate) -> AppConfig:
@@ -194,6 +198,26 @@ def test_a_caller_over_their_rate_reaches_nothing_and_the_others_are_answered(tm
     assert [response.status_code for response in responses[1::2]] == [200] * 200
     assert sorted(response.status_code for response in responses[::2]) == [200] * 5 + [429] * 195
     assert sum(name.startswith("greedy") for name in seen) == 5
+
+
+def test_refusals_wait_so_that_who_asks_again_at_once_is_slow_and_only_so_many_do(monkeypatch):
+    monkeypatch.setattr(auth, "HOLD_S", 0.2)
+    config = AppConfig(auth={"mode": "none"}, rate={"default": "1/day"}, max_ongoing=40)
+    service = Instant()
+
+    async def scenario(http):
+        async def ask() -> tuple[int, float]:
+            begun = time.perf_counter()
+            status = (await http.post("/v1/query", json={})).status_code
+            return status, time.perf_counter() - begun
+
+        return await ask(), [await asyncio.gather(*(ask() for _ in range(30))) for _ in range(2)]
+
+    first, rounds = asyncio.run(of_app(create_app(lambda: service, config), scenario))
+    assert first[0] == 200
+    for answers in rounds:
+        assert {status for status, _ in answers} == {429}
+        assert sum(seconds > 0.19 for _, seconds in answers) >= 10  # a quarter of 40; the machine may be slow by itself
 
 
 @pytest.fixture
