@@ -13,8 +13,8 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import NamedTuple
 
 import orjson
 
@@ -29,7 +29,7 @@ from semrec_ray.state.cache import Answer, Kept, key_of, normalised
 from semrec_ray.state.shared_answers import open_shared
 from semrec_ray.state.touched import Touched
 from semrec_ray.telemetry import CACHE
-from semrec_ray.types import AddEvents, EraseUser, JsonItems, Query, Slate, Write
+from semrec_ray.types import AddEvents, EraseUser, Query, Slate, Write
 
 Made = Callable[[Query], Awaitable[Slate]]
 
@@ -37,8 +37,7 @@ REDIS_WAITING = 1024  # requests that wait for Redis; beyond, they do without
 UNSEEN = ("cache", "log_level", "routers", "max_ongoing", "num_cpus", "auth")  # settings that no answer depends on
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What a query is known by."""
 
     key: bytes
@@ -153,7 +152,7 @@ class Slates:
             self._counted[asked.users, "miss"] += 1
             slate = await make(query)
             answer = self._keep(asked, slate)
-            return slate if answer is None else replace(slate, items=JsonItems(answer.items))
+            return slate if answer is None else answer.slate(query.request_id, slate.timings)
         finally:
             del self._making[asked.key]
             making.set_result(answer)
