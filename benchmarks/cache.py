@@ -78,7 +78,7 @@ def serving(store: str, size: int) -> Iterator[int]:
     """Serve a store twice; gives the port."""
     config = yaml.safe_load(contestants.PRODUCTION.read_text())
     (app,) = config["applications"]
-    app["args"] |= {"store": store, "routers": 1, "num_cpus": 0.05}
+    app["args"] |= {"auth": {"mode": "none"}, "store": store, "routers": 1, "num_cpus": 0.05}
     caches = {OFF: {"size": 0}, ON: {"size": size}}
     config["applications"] = [
         app | {"name": prefix[1:], "route_prefix": prefix, "args": app["args"] | {"cache": cache}}
