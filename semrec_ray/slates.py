@@ -25,7 +25,7 @@ from semrec_ray.plan import rules_of
 from semrec_ray.search.batcher import Batcher
 from semrec_ray.search.shards import Known
 from semrec_ray.serving import Serving
-from semrec_ray.state.cache import Answer, Kept, key_of, normalised
+from semrec_ray.state.cache import Answer, Kept, key_of, normalised, users_of
 from semrec_ray.state.shared_answers import open_shared
 from semrec_ray.state.touched import Touched
 from semrec_ray.telemetry import CACHE
@@ -113,17 +113,18 @@ class Slates:
         view, own = self._serving.view(query.release), self._own
         if query.explain or query.min_seq > view.seq:
             return None
-        users = sorted({example.user_id for example in query.examples if example.user_id is not None})
-        seqs = [max(view.touched.items, own.items), *(max(view.touched.user(u), own.user(u)) for u in users)]
-        rules = rules_of(query, self._config.ranking)
+        users = users_of(query)
+        seqs = [max(view.touched.items, own.items), *[max(view.touched.user(u), own.user(u)) for u in users]]
+        ranking = self._config.ranking
+        rules = rules_of(query, ranking) if query.rules or ranking.rules else ()
         try:
             fields = view.standard if query.fields is None else view.pick(query.fields)
-            meant = normalised(query, fields, rules, self._config.ranking, self._weights)
+            meant = normalised(query, fields, rules, ranking, self._weights)
+            key = key_of(self._namespace, view.release.name, seqs, meant)
         except (InvalidRequest, TypeError):  # who makes it will say what is wrong
             return None
         known, (settled, seq) = self._serving.shards.known, self._serving.settled
         keeps = settled is known and min(seq, view.seq) >= max(seqs)
-        key = key_of(self._namespace, view.release.name, seqs, meant)
         return Asked(key, view.release.name, bool(users), known, keeps)
 
     async def _joined(

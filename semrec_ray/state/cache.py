@@ -18,6 +18,8 @@ from semrec_ray.rules import Rule
 from semrec_ray.types import Example, JsonItems, Query, Slate
 
 OVERHEAD = 400  # bytes of an answer beside its items
+Meant = tuple[Any, ...]
+
 _JSON = orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -89,36 +91,44 @@ class Kept:
             self.bytes -= removed[0].size
 
 
-def key_of(namespace: bytes, release: str, seqs: Sequence[int], asked: bytes) -> bytes:
-    """Return the key of what is asked (`normalised`) of a release that knows of these live writes."""
-    return blake2b(orjson.dumps((release, seqs)) + asked, digest_size=16, key=namespace).digest()
+def key_of(namespace: bytes, release: str, seqs: Sequence[int], asked: Meant) -> bytes:
+    """Return the key of what is asked (`normalised`) of a release that knows of these live writes.
+
+    TypeError where something in it is no JSON.
+    """
+    return blake2b(orjson.dumps((release, seqs, asked), option=_JSON), digest_size=16, key=namespace).digest()
 
 
 def normalised(
     query: Query, fields: Sequence[str], rules: Sequence[Rule], ranking: RankingConfig, weights: Mapping[str, float]
-) -> bytes:
+) -> Meant:
     """Return all of a query that an answer of whole coverage depends on: what is the same is answered the same.
 
-    Defaults are filled in: `fields` and `rules` are those that hold, `weights` the configured ones. TypeError where
-    something is no JSON.
+    Defaults are filled in: `fields` and `rules` are those that hold, `weights` the configured ones.
     """
     own = {**weights, **query.weights} if query.weights else weights
-    about_users = any(example.user_id is not None for example in query.examples)
-    asked: tuple[Any, ...] = (
+    return (
         _examples(query.examples),
         query.k,
         query.offset,
         fields,
         query.filter or None,
         sorted(set(query.exclude)) if query.exclude else (),
-        query.exclude_seen or not about_users,
+        query.exclude_seen or not users_of(query),
         query.intent,
         query.fallback or ranking.fallback,
         None if own == weights else own,
         ranking.diversity if query.diversity is None else query.diversity,
         [rule.model_dump() for rule in rules] if rules else (),
     )
-    return orjson.dumps(asked, option=_JSON)
+
+
+def users_of(query: Query) -> list[str]:
+    """Return the users that a query is about, ascending."""
+    if len(query.examples) == 1:  # as most have; this is for every request
+        user_id = query.examples[0].user_id
+        return [] if user_id is None else [user_id]
+    return sorted({example.user_id for example in query.examples if example.user_id is not None})
 
 
 def _examples(examples: Sequence[Example]) -> Sequence[Example]:
