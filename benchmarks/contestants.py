@@ -81,8 +81,8 @@ def our_app(catalog: Catalog, args: Mapping[str, Any], environment: Mapping[str,
 
 
 @contextlib.contextmanager
-def serving(config: dict[str, Any], environment: Mapping[str, str]) -> Iterator[int]:
-    """Deploy a Serve config on a Ray cluster of its own."""
+def serving(config: dict[str, Any], environment: Mapping[str, str], ready_at: str = "/readyz") -> Iterator[int]:
+    """Deploy a Serve config on a Ray cluster of its own; gives the port once it is ready."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
@@ -95,7 +95,7 @@ def serving(config: dict[str, Any], environment: Mapping[str, str]) -> Iterator[
         with running(node):
             client = ServeSubmissionClient(node.dashboard)
             client.deploy_applications(config)
-            ready, complaint = f"http://127.0.0.1:{port}/readyz", f"the app does not come up, see {folder}/ray"
+            ready, complaint = f"http://127.0.0.1:{port}{ready_at}", f"the app does not come up, see {folder}/ray"
             wait_until(lambda: answers(ready), READY_TIMEOUT_S, complaint)
             wait_until(lambda: all_running(client), READY_TIMEOUT_S, complaint)  # HAProxy is told of each replica anew
             time.sleep(HAPROXY_SETTLES_S)

@@ -142,6 +142,37 @@ class BreakerConfig(Section):
     probe_timeout_s: float = Field(1.0, gt=0)
 
 
+class CacheConfig(Section):
+    """The answers that a router keeps (slates.py), by what they depend on: none of them is ever one of before.
+
+    With Redis several routers keep them together, each the latest in its own memory too (state/shared_answers.py).
+    """
+
+    size: int = Field(0, ge=0)  # answers in the memory of a router; 0: none are kept
+    bytes: int = Field(64 * 2**20, ge=0)  # of memory that they may take
+    popular_s: float = Field(300.0, gt=0)  # how long one is kept that is the same for everybody,
+    user_s: float = Field(3600.0, gt=0)  # and a user's own
+    backend: str = "memory"  # or redis://host:6379/0 (extra `redis`); its password comes from SEMREC_REDIS_PASSWORD
+    redis_timeout_s: float = Field(0.05, gt=0, le=1)  # then it is done without
+    edge_s: int = Field(0, ge=0)  # how long a cache in front of us may give anonymous answers without asking
+
+    @model_validator(mode="after")
+    def _backend_is_one(self) -> "CacheConfig":
+        url = urlsplit(self.backend)
+        if self.backend != "memory" and url.scheme not in ("redis", "rediss"):
+            raise ValueError(
+                f"backend is {self.backend!r}: write memory, redis://HOST:PORT/DB or rediss://HOST:PORT/DB"
+            )
+        if url.username or url.password or "password" in url.query:
+            raise ValueError(
+                "backend holds a user or a password, and Ray shows the configuration to whoever asks: "
+                "set SEMREC_REDIS_USERNAME and SEMREC_REDIS_PASSWORD in the environment instead"
+            )
+        if self.backend != "memory" and not self.size:
+            raise ValueError("backend is Redis and size is 0, so nothing is kept: set size to 1 or more")
+        return self
+
+
 class WritesConfig(Section):
     """How live writes become commits of the log, and the log becomes tables (writer.py, folding.py)."""
 
@@ -197,6 +228,7 @@ class AppConfig(Section):
     users: UsersConfig = UsersConfig()
     ranking: RankingConfig = RankingConfig()
     batch: BatchConfig = BatchConfig()
+    cache: CacheConfig = CacheConfig()
     limits: LimitsConfig = LimitsConfig()
     writes: WritesConfig = WritesConfig()
 

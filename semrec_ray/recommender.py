@@ -34,6 +34,7 @@ from semrec_ray.search.fanout import Fanout
 from semrec_ray.search.filters import check_filter
 from semrec_ray.search.shards import Shards
 from semrec_ray.serving import Serving, View, open_views
+from semrec_ray.slates import Slates
 from semrec_ray.stages import Stages
 from semrec_ray.telemetry import COLD, FOR_USERS, SLATES, STAGE_MS
 from semrec_ray.tracing import is_sampled, noted
@@ -58,7 +59,7 @@ logger = logging.getLogger(__name__)
 SOURCES = ("item_id", "user_id", "text", "image", "vector")  # of an example
 FALLBACKS = {"popular": "popularity", "trending": "trending"}  # its name in an answer: the signal that ranks
 CARRIED = 20  # hits of every shard, at most, come with the fields that a page of so many needs: no second hop
-STAGES = ("reach", "understand", "search", "rank", "explain", "fetch", "total")
+STAGES = ("cache", "reach", "understand", "search", "rank", "explain", "fetch", "total")
 STAGE_LABELS = {f"{stage}_ms": {"stage": stage} for stage in STAGES}
 SLATE_LABELS = {kind: {"kind": kind} for kind in ("whole", "partial", "inexact")}
 FETCH_SHARE = 0.2  # of the time left at the search: a shard that hangs must not cost the others' fields
@@ -78,7 +79,7 @@ class Recommender:
     ) -> None:
         self.config, self.serving, self.fanout, self._writer = config, serving, fanout, writer
         self._profiles = Partitions(profiles, config.batch)
-        self.sampler = Sampler(fanout)
+        self.sampler, self.slates = Sampler(fanout), Slates(config, serving)
         self._encoder = Batcher(encoder.encode, name=encoder.name, **config.batch.model_dump())
 
     @classmethod
@@ -105,6 +106,18 @@ class Recommender:
             return await self._answer(query)
 
     async def _answer(self, query: Query) -> Slate:
+        """Return the slate of one query, and let it be seen."""
+        slate = await self.slates.get(query, self._slate)
+        _count(query, slate)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("answered", extra={"facts": {"request_id": query.request_id} | slate.timings})
+        if slate.timings["total_ms"] > self.config.slow_ms:
+            _tell_slow(query, slate)
+        self.sampler.offer(slate)
+        return slate
+
+    async def _slate(self, query: Query) -> Slate:
+        """Return the slate of one query, made now; errors as above."""
         stages = Stages()
         view = self.serving.view(query.release)
         rules = rules_of(query, self.config.ranking)
@@ -145,7 +158,7 @@ class Recommender:
         if query.explain and vector is not None:
             with stages.stage("explain"):
                 await self._explain(parts, asked, item_ids, page, deadline)
-        slate = Slate(
+        return Slate(
             items=_items(item_ids, page, fields, columns),
             exact=found.exact,
             coverage=found.coverage,
@@ -155,13 +168,6 @@ class Recommender:
             request_id=query.request_id,
             fallback=fallback if vector is None else None,
         )
-        _count(query, slate)
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("answered", extra={"facts": {"request_id": query.request_id} | slate.timings})
-        if slate.timings["total_ms"] > self.config.slow_ms:
-            _tell_slow(query, slate)
-        self.sampler.offer(slate)
-        return slate
 
     async def _explain(
         self, parts: Parts, asked: ShardQuery, item_ids: Sequence[str], page: Page, deadline: float
@@ -203,7 +209,9 @@ class Recommender:
 
     async def write(self, write: Write) -> Written:
         """Return a live write's place in the log, once it lasts; the errors of `errors.py`."""
-        return await self._writer.write(write, self.config.limits.max_timeout_s)
+        written = await self._writer.write(write, self.config.limits.max_timeout_s)
+        self.slates.note(write, written.seq)
+        return written
 
     async def status(self) -> Status:
         """Return what is served, and whether every part holds the channel's release."""

@@ -13,7 +13,8 @@ import pyarrow as pa
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, SemrecError, StoreError, Unavailable
 from semrec_ray.search.coverage import Coverage
-from semrec_ray.search.shards import Shards
+from semrec_ray.search.shards import Known, Shards
+from semrec_ray.state.touched import Touched
 from semrec_ray.store.changes import Change
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.items import INTERNAL, ITEMS_TABLE
@@ -39,6 +40,7 @@ T = TypeVar("T")
 ALL_FIELDS = ("*",)
 NEEDED = ("item_id", "title")  # columns of every catalog
 STATUS_TIMEOUT_S = 1.0
+UNWRITTEN = ("encoder",)  # parts that no live write changes
 
 
 class Part(Protocol):
@@ -91,12 +93,17 @@ class View:
     seq: int = 0
     changed: dict[str, int] = field(default_factory=dict)  # item_id: the seq that every shard has to have first
     settled: int = 0  # how often changes were settled: what was asked for before that is not kept
+    touched: Touched = field(init=False)  # the last writes that an answer may depend on
+
+    def __post_init__(self) -> None:
+        self.touched = Touched(self.seq)
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Note which items the next changes of the log are of; by any one thread."""
         for change in changes:
             if change.verb in ("put", "delete"):
                 self.changed[str(change.item_id)] = change.seq
+            self.touched.note(change)
             self.seq = max(self.seq, change.seq)
 
     def kept(self, cache: "Recent[T]", item_ids: Collection[str]) -> dict[str, T]:
@@ -171,6 +178,7 @@ class Serving:
         self.shard_status: tuple[PartStatus, ...] = ()
         self.standby_status: tuple[PartStatus | None, ...] = ()  # of each shard
         self.part_status: tuple[PartStatus, ...] = ()
+        self.settled: tuple[Known | None, int] = None, -1  # these shards, and the profiles, had all writes up to it
 
     async def refresh(self) -> None:
         """Look at the channel and at every part, then choose; a part that does not answer does not hold it up."""
@@ -186,6 +194,8 @@ class Serving:
         self.part_status = tuple(filter(None, statuses[2 * len(ports) :]))
         self._owning = len(known.owning) if known else 0
         holders = [*self.shard_status, *filter(None, self.standby_status)]
+        following = [part.seq for one in self._asked() for part in one if part.name not in UNWRITTEN]
+        self.settled = known, min(following, default=-1)
         for release in self.views.releases:
             holding = [status.seq for status in holders if release.name in status.releases]
             self.views.get(release.name).settle(min(holding, default=0))

@@ -55,7 +55,7 @@ REQUEST_MS = Metric("semrec_request_ms", "histogram", "requests by verb and stat
 STAGE_MS = Metric(
     "semrec_stage_ms",
     "histogram",
-    "stages of queries: reach, understand, search (its merge too), rank, fetch, total",
+    "stages of queries: cache (kept answers), reach, understand, search (its merge too), rank, explain, fetch, total",
     ("stage",),
     MS,
 )

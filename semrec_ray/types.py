@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from semrec_ray.rules import Rule
 
@@ -123,11 +124,36 @@ class Found:
     details: Details = Details()
 
 
+class JsonItems(Sequence[Columns]):
+    """Items as the JSON that goes over the wire; whoever looks at one gets them read."""
+
+    def __init__(self, json: bytes) -> None:
+        self.json = json
+        self._read: list[Columns] | None = None
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, place: Any) -> Any:  # noqa: ANN401 (an index or a slice)
+        return self._items[place]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def _items(self) -> list[Columns]:
+        if self._read is None:
+            self._read = orjson.loads(self.json)
+        return self._read
+
+
 @dataclass(frozen=True, slots=True)
 class Slate:
     """The ordered answer to one query."""
 
-    items: tuple[Columns, ...]  # item_id, score, then the wanted fields, then `why` if asked for
+    items: Sequence[Columns]  # item_id, score, then the wanted fields, then `why` if asked for
     exact: bool
     coverage: float
     missing: tuple[str, ...]

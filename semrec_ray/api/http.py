@@ -75,7 +75,7 @@ def create_app(service: Callable[[], Service], config: AppConfig) -> Counted:
     audit = open_audit(config.audit)
     keys = open_keyring(config.auth) if config.auth.mode == "keys" else None
     limiter = open_limiter(config.rate)
-    app: ASGIApp = QueryVerbs(documented(service, config, audit), service, config.limits)
+    app: ASGIApp = QueryVerbs(documented(service, config, audit), service, config.limits, config.cache.edge_s)
     if keys or limiter:
         app = Guard(app, keys, limiter, audit, config.max_ongoing // 4)
     return Counted(_for_browsers(app, config.cors_origins) if config.cors_origins else app)

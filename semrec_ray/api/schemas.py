@@ -7,12 +7,13 @@ first value that is wrong: of a million wrong ones there would be a million comp
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from semrec_ray.config import MOST_EXAMPLES, LimitsConfig
 from semrec_ray.errors import InvalidRequest, NotFound
 from semrec_ray.rules import MAX_RULES, AnyRule
-from semrec_ray.types import Example, Query, Slate, Written
+from semrec_ray.types import Example, JsonItems, Query, Slate, Written
 
 LONGEST_ID = 512  # of an item or a user
 LARGEST = 1e12  # of a vector's values and of weights: no sum of products overflows float32
@@ -275,7 +276,7 @@ class BatchAnswer(BaseModel):
 def slate_json(slate: Slate) -> dict[str, Any]:
     """Return a slate as it goes over the wire."""
     answer: dict[str, Any] = {
-        "items": slate.items,
+        "items": orjson.Fragment(slate.items.json) if isinstance(slate.items, JsonItems) else slate.items,
         "exact": slate.exact,
         "coverage": slate.coverage,
         "missing": slate.missing,

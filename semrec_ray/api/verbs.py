@@ -6,7 +6,7 @@ which also documents them (`http.py`).
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from semrec_ray.api.auth import caller_of
 from semrec_ray.api.bodies import read_json
+from semrec_ray.api.caching import Reply, known_in, private, public
 from semrec_ray.api.schemas import LONGEST_ID, BatchBody, QueryBody, slate_json
 from semrec_ray.api.wire import INTERNAL, error_json, headers_of, name_of, path_of, problem, send_json
 from semrec_ray.config import LimitsConfig
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 Body = TypeVar("Body", bound=BaseModel)
 Json = dict[str, Any]
-Verb = Callable[[Scope, Receive, str], Awaitable[Json]]
+Verb = Callable[[Scope, Receive, str], Awaitable[Reply]]
 
 QUERY, BATCH, SEARCH, SIMILAR, RECOMMEND = (
     "/v1/query",
@@ -44,8 +45,8 @@ PAGINGS = 64  # what stands behind the `?` of short forms, kept as it was read: 
 class QueryVerbs:
     """Answers POST /v1/query and /v1/query/batch, GET /v1/search, /v1/similar/… and /v1/recommend/…."""
 
-    def __init__(self, app: ASGIApp, service: Callable[[], Service], limits: LimitsConfig) -> None:
-        self.app, self._service, self._limits = app, service, limits
+    def __init__(self, app: ASGIApp, service: Callable[[], Service], limits: LimitsConfig, edge_s: int = 0) -> None:
+        self.app, self._service, self._limits, self._edge_s = app, service, limits, edge_s
         self._paging = lru_cache(PAGINGS)(self._read_paging)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,27 +68,26 @@ class QueryVerbs:
             return self._short
         return None
 
-    async def _answer(
-        self, verb: Verb, scope: Scope, receive: Receive, name: str
-    ) -> tuple[int, bytes, Mapping[str, str]]:
+    async def _answer(self, verb: Verb, scope: Scope, receive: Receive, name: str) -> Reply:
         """Return status, body and headers of what a verb answers."""
         try:
-            return 200, orjson.dumps(await verb(scope, receive, name)), {}
+            return await verb(scope, receive, name)
         except SemrecError as error:
             return error.status, orjson.dumps(error_json(error.code, error.message, name)), headers_of(error)
         except Exception:
             logger.exception("request %s failed", name)
             return 500, orjson.dumps(error_json(*INTERNAL, name)), {}
 
-    async def _query(self, scope: Scope, receive: Receive, name: str) -> Json:
+    async def _query(self, scope: Scope, receive: Receive, name: str) -> Reply:
         body = parsed(QueryBody, await read_json(scope, receive, self._limits))
-        return await self._slate(body.to_query(self._limits, name))
+        return private(slate_json(await self._service().query(body.to_query(self._limits, name))))
 
-    async def _short(self, scope: Scope, receive: Receive, name: str) -> Json:
-        return await self._slate(self._short_query(path_of(scope), scope["query_string"], name))
-
-    async def _slate(self, query: Query) -> Json:
-        return slate_json(await self._service().query(query))
+    async def _short(self, scope: Scope, receive: Receive, name: str) -> Reply:
+        path = path_of(scope)
+        slate = await self._service().query(self._short_query(path, scope["query_string"], name))
+        if path.startswith(RECOMMEND):
+            return private(slate_json(slate))
+        return public(slate, known_in(scope["headers"]), self._edge_s)
 
     def _short_query(self, path: str, query_string: bytes, name: str) -> Query:
         if path.startswith(SIMILAR) and 0 < len(subject := path[len(SIMILAR) :]) <= LONGEST_ID:
@@ -107,7 +107,7 @@ class QueryVerbs:
     def _short_body(self, path: str, query_string: bytes) -> QueryBody:
         return _short_form(path, query_string, PARAMETERS + 12 * self._limits.max_text_chars)
 
-    async def _batch(self, scope: Scope, receive: Receive, name: str) -> Json:
+    async def _batch(self, scope: Scope, receive: Receive, name: str) -> Reply:
         content, most = await read_json(scope, receive, self._limits), self._limits.max_batch
         queries = content.get("queries") if isinstance(content, dict) else None
         if isinstance(queries, list) and len(queries) > most:  # before each of them is looked at
@@ -115,7 +115,7 @@ class QueryVerbs:
         body = parsed(BatchBody, content)
         total = len(body.queries)
         await caller_of(scope).charge(total - 1, together=total)  # the request itself has been counted
-        return {"results": await self._results(body, name)}
+        return private({"results": await self._results(body, name)})
 
     async def _results(self, body: BatchBody, name: str) -> list[Json]:
         """Return each query's answer or error, in its place."""

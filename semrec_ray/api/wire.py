@@ -19,6 +19,7 @@ SECURITY = {  # OWASP's list for REST; Strict-Transport-Security is for what end
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+NOT_MODIFIED = 304  # an answer without a body
 _CHALLENGE = {"www-authenticate": 'Bearer realm="semrec"'}
 _FIXED = [(name.encode(), value.encode()) for name, value in ({"content-type": "application/json"} | SECURITY).items()]
 _SAFE_ID = re.compile(r"[!-~]{1,128}")
@@ -28,8 +29,10 @@ _short.maxstring = _short.maxother = 100
 
 async def send_json(send: Send, status: int, content: bytes, request_id: str, headers: Mapping[str, str]) -> None:
     """Send an answer's bytes of JSON."""
-    own = {"content-length": str(len(content)), REQUEST_ID: request_id, **headers}
-    encoded = [*_FIXED, *((name.encode("latin-1"), value.encode("latin-1")) for name, value in own.items())]
+    length = {} if status == NOT_MODIFIED else {"content-length": str(len(content))}
+    own = {REQUEST_ID: request_id, **length, **headers}
+    fixed = [pair for pair in _FIXED if pair[0].decode() not in headers] if headers else _FIXED
+    encoded = [*fixed, *((name.encode("latin-1"), value.encode("latin-1")) for name, value in own.items())]
     await send({"type": "http.response.start", "status": status, "headers": encoded})
     await send({"type": "http.response.body", "body": content})
 

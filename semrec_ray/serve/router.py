@@ -126,6 +126,8 @@ class Router(Following):
             )
         await self._until_it_serves()
         self._in_background(self._look_around(config.poll_s))
+        if config.cache.size:
+            self._in_background(self.service.serving.views.follow_log(config.poll_s))
 
     def settings(self) -> tuple[AppConfig, dict[str, Any]]:
         """Return what the application was made with and where its code is: further shards of it need the same."""
@@ -149,6 +151,7 @@ class Router(Following):
             await serving.refresh()
             if serving.release:
                 await self.service.sampler.look(serving.release, serving.view().release.items)
+            self.service.slates.tell()
             await asyncio.sleep(poll_s if serving.release else min(poll_s, 0.2))
 
 

@@ -148,7 +148,11 @@ class Follower(Generic[T]):
         """Look at the channel for ever, `poll_s` after each end, and at the log, without holding up the event loop."""
         async with asyncio.TaskGroup() as loops:
             loops.create_task(_again_and_again(self.refresh, poll_s))
-            loops.create_task(_again_and_again(self.catch_up, min(poll_s, LOG_POLL_S)))
+            loops.create_task(self.follow_log(poll_s))
+
+    async def follow_log(self, poll_s: float) -> None:
+        """Look at the log for ever, as often as `follow` does."""
+        await _again_and_again(self.catch_up, min(poll_s, LOG_POLL_S))
 
     async def reach(self, seq: int) -> None:
         """Wait until everything held has a live write; whoever calls bounds it."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import asking, contestants, measure, search, serve
+from benchmarks.cache import zipf
 from benchmarks.data import Catalog, clustered, item_id, tastes
 from benchmarks.load import LoadError, answer_of, arrivals, ask_all, closed_loop, get, open_loop, run
 from benchmarks.quiet import QUIET, quietest
@@ -189,3 +190,12 @@ def test_of_several_tries_the_one_counts_in_which_others_took_least():
     assert found["try"] in tried
     assert 0.0 <= found["others"] <= 1.0
     assert len(tried) == 3 or found["others"] <= QUIET
+
+
+def test_zipf_draws_the_first_name_as_often_as_its_law_says():
+    names = [f"n{i}" for i in range(100)]
+    drawn = zipf(np.random.default_rng(0), names, 1.1, 20_000)
+    first, tenth = (drawn.count(name) / len(drawn) for name in ("n0", "n9"))
+    whole = sum(rank**-1.1 for rank in range(1, 101))
+    assert first == pytest.approx(1 / whole, rel=0.05)
+    assert tenth == pytest.approx(10**-1.1 / whole, rel=0.15)
