@@ -34,9 +34,8 @@ from semrec_ray.search.fanout import Fanout
 from semrec_ray.search.filters import check_filter
 from semrec_ray.search.shards import Shards
 from semrec_ray.serving import Serving, View, open_views
-from semrec_ray.slates import Slates
+from semrec_ray.slates import Slates, count
 from semrec_ray.stages import Stages
-from semrec_ray.telemetry import COLD, FOR_USERS, SLATES, STAGE_MS
 from semrec_ray.tracing import is_sampled, noted
 from semrec_ray.types import (
     Columns,
@@ -59,9 +58,6 @@ logger = logging.getLogger(__name__)
 SOURCES = ("item_id", "user_id", "text", "image", "vector")  # of an example
 FALLBACKS = {"popular": "popularity", "trending": "trending"}  # its name in an answer: the signal that ranks
 CARRIED = 20  # hits of every shard, at most, come with the fields that a page of so many needs: no second hop
-STAGES = ("cache", "reach", "understand", "search", "rank", "explain", "fetch", "total")
-STAGE_LABELS = {f"{stage}_ms": {"stage": stage} for stage in STAGES}
-SLATE_LABELS = {kind: {"kind": kind} for kind in ("whole", "partial", "inexact")}
 FETCH_SHARE = 0.2  # of the time left at the search: a shard that hangs must not cost the others' fields
 
 
@@ -108,7 +104,7 @@ class Recommender:
     async def _answer(self, query: Query) -> Slate:
         """Return the slate of one query, and let it be seen."""
         slate = await self.slates.get(query, self._slate)
-        _count(query, slate)
+        count(query, slate)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("answered", extra={"facts": {"request_id": query.request_id} | slate.timings})
         if slate.timings["total_ms"] > self.config.slow_ms:
@@ -348,17 +344,6 @@ def compose(
     """
     serving = Serving(open_views(config), shards, (*profiles, encoder))
     return Recommender(config, serving, Fanout(shards, config.batch, serving.rows, asking), profiles, encoder, writer)
-
-
-def _count(query: Query, slate: Slate) -> None:
-    """Count an answer, and how long its stages took."""
-    for name, took in slate.timings.items():
-        STAGE_MS.observe(took, STAGE_LABELS[name])
-    kind = "partial" if slate.missing else "whole" if slate.exact else "inexact"
-    SLATES.add(1, SLATE_LABELS[kind])
-    if len(query.examples) == 1 and query.examples[0].user_id is not None:
-        FOR_USERS.add()
-        COLD.add(slate.fallback is not None)
 
 
 def _tell_slow(query: Query, slate: Slate) -> None:

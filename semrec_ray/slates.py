@@ -28,13 +28,17 @@ from semrec_ray.serving import Serving
 from semrec_ray.state.cache import Answer, Kept, key_of, normalised, users_of
 from semrec_ray.state.shared_answers import open_shared
 from semrec_ray.state.touched import Touched
-from semrec_ray.telemetry import CACHE
+from semrec_ray.telemetry import CACHE, COLD, FOR_USERS, SLATES, STAGE_MS
 from semrec_ray.types import AddEvents, EraseUser, Query, Slate, Write
 
 Made = Callable[[Query], Awaitable[Slate]]
 
 REDIS_WAITING = 1024  # requests that wait for Redis; beyond, they do without
 UNSEEN = ("cache", "log_level", "routers", "max_ongoing", "num_cpus", "auth")  # settings that no answer depends on
+
+STAGES = ("cache", "reach", "understand", "search", "rank", "explain", "fetch", "total")
+STAGE_LABELS = {f"{stage}_ms": {"stage": stage} for stage in STAGES}
+SLATE_LABELS = {kind: {"kind": kind} for kind in ("whole", "partial", "inexact")}
 
 
 class Asked(NamedTuple):
@@ -195,3 +199,14 @@ class Slates:
 def _kept_slate(answer: Answer, query: Query, began: float) -> Slate:
     took = round((time.perf_counter() - began) * 1000, 3)
     return answer.slate(query.request_id, {"cache_ms": took, "total_ms": took})
+
+
+def count(query: Query, slate: Slate) -> None:
+    """Count an answer, and how long its stages took."""
+    for name, took in slate.timings.items():
+        STAGE_MS.observe(took, STAGE_LABELS[name])
+    kind = "partial" if slate.missing else "whole" if slate.exact else "inexact"
+    SLATES.add(1, SLATE_LABELS[kind])
+    if len(query.examples) == 1 and query.examples[0].user_id is not None:
+        FOR_USERS.add()
+        COLD.add(slate.fallback is not None)
