@@ -224,6 +224,7 @@ def chaos(
                 while left and target != "cluster":
                     target = left.pop()
                     rows.append(asyncio.run(killed(load, port, target, rng.uniform(1.0, 3.0))))
+                    print(rows[-1], flush=True)  # it takes minutes, and may be stopped
         problems = lasting(Store(str(copy)), load.model)
     show("kill -9 under load", rows)
     keep("living", {"what": "chaos", "rounds": rounds, "seed": seed, "rows": rows, "problems": len(problems)})

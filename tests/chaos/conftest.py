@@ -52,13 +52,20 @@ class Running:
         self.client().deploy_applications(self.config)
 
     def replicas(self, *states: str) -> dict[str, list[int]]:
-        """The processes of each deployment's replicas that are in one of these states; by default those that run."""
+        """The processes of each deployment's replicas that are in one of these states; by default those that run.
+
+        One that starts has none yet: 0. Serve knows of no deployment for a moment after it was given a config.
+        """
         (app,) = self.client().get_serve_details()["applications"].values()
         wanted = states or ("RUNNING",)
         return {
-            name: sorted(each["pid"] for each in found["replicas"] if each["state"] in wanted)
+            name: sorted(each.get("pid") or 0 for each in found["replicas"] if each["state"] in wanted)
             for name, found in app["deployments"].items()
         }
+
+    def routers(self, state: str) -> list[int]:
+        """The processes of the routers in a state."""
+        return self.replicas(state).get("router", [])
 
     def wait_until_all_run(self, timeout_s: float = 90) -> None:
         apps = lambda: self.client().get_serve_details()["applications"].values()  # noqa: E731

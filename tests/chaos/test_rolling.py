@@ -21,10 +21,12 @@ def under_load(cluster: Running, act: Callable[[], Any]) -> Load:
         async with session() as client:
             going = asyncio.create_task(load.run(client, 150.0, RATES))
             await asyncio.sleep(1.0)
-            await asyncio.to_thread(act)
-            await asyncio.sleep(1.0)
-            load.going = False
-            await going
+            try:
+                await asyncio.to_thread(act)
+                await asyncio.sleep(1.0)
+            finally:
+                load.going = False
+                await going
 
     asyncio.run(scenario())
     return load
@@ -62,7 +64,7 @@ def test_routers_that_come_and_go_take_no_request_with_them(cluster):
             app["deployments"] = [{"name": "router", "num_replicas": routers}]
             cluster.deploy()
             wait_until(
-                lambda n=routers: len(cluster.replicas("RUNNING", "STOPPING", "STARTING")["router"]) == n,
+                lambda n=routers: [*map(len, map(cluster.routers, ("RUNNING", "STARTING", "STOPPING")))] == [n, 0, 0],
                 60,
                 f"there are not {routers} routers",
             )
