@@ -4,10 +4,15 @@ A matrix product in float16 finds candidates for the whole batch, block by block
 at once. What was left out scored no more than the last candidate, and how far a float16 product can be off is known: so
 either nothing left out can be among the k best, or the query is searched again by `exact.top_k`.
 
+A batch without filters is searched by recordings (`recorded.py`), for batches and numbers of candidates of a few sizes:
+what few rows it excludes are taken out of its candidates on the host, and proven there.
+
 On a CPU the same code runs in float32: it is slower than `pruned.py` there, and the contract tests hold it to the same.
 """
 
+import threading
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +20,16 @@ import torch
 
 from semrec_ray.search.exact import MARGIN, PRODUCTS_IN_FLIGHT, SCORES_IN_FLIGHT, Rows, exact_scores, top_k
 from semrec_ray.search.memory import require_room
+from semrec_ray.search.recorded import Recorded
 from semrec_ray.types import Vector
 
 Keep = npt.NDArray[np.bool_]
 
 AT_ONCE = 1024  # queries in one matrix product
 BLOCK = 2**20  # rows in one matrix product, fewer for many queries
+SIZES = tuple(2**i for i in range(11))  # of recorded batches
+WIDTHS = (64, 160, 320)  # of their candidates
+FEW = 16  # excluded rows of a query, at most, that are taken out of recorded candidates
 SHORTEST = 1e-15  # a scale that can be squared in float32
 UNIT = 2.0**-22  # relative rounding error of a float32 sum: tensor cores cut off where a CPU rounds
 
@@ -43,8 +52,12 @@ class ExactRows:
         scales = torch.full((1, 1), self._scale, device=device).expand(len(vectors), 1)
         self._coarse, lost = _rounded(self._vectors, scales, self._dtype)
         self._error = float(lost.max()) if len(lost) else 0.0
-        if device == "cuda":  # the first product chooses and loads its kernels
-            self.top_k(np.zeros((1, vectors.shape[1]), np.float32), [1], [None], [np.zeros(0, np.int64)])
+        self._recordings: dict[tuple[int, int], Recorded] = {}
+        self._recording = threading.Lock()
+        self._pool = torch.cuda.graph_pool_handle() if device == "cuda" else None
+        if device == "cuda" and len(vectors):  # nothing is recorded while requests wait for it
+            for size in SIZES:
+                self._recorded(size, min(WIDTHS[0], len(vectors)))
 
     def take(self, rows: Sequence[int]) -> Vector:
         """Return the vectors of rows, (B, D)."""
@@ -61,8 +74,50 @@ class ExactRows:
         found: list[tuple[Rows, Vector]] = []
         for start in range(0, len(ks), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            found += self._together(self._sent(queries[part]), ks[part], keeps[part], excluded[part])
+            asked = queries[part], ks[part], keeps[part], excluded[part]
+            found += self._plain(*asked) or self._together(self._sent(asked[0]), *asked[1:])
         return found
+
+    def _plain(
+        self, queries: Vector, ks: Sequence[int], keeps: Sequence[Keep | None], excluded: Sequence[Rows]
+    ) -> list[tuple[Rows, Vector]]:
+        """Return the answers of a batch that can be replayed, nothing for any other."""
+        few, n = max(map(len, excluded)), len(self._vectors)
+        width = next((one for one in WIDTHS if one >= max(ks) + few + MARGIN), 0)
+        if not n or not width or few > FEW or any(keep is not None for keep in keeps):
+            return []
+        width = min(width, n)
+        size = next(one for one in SIZES if one >= len(ks))
+        rows, scores, cut, bounds = self._recorded(size, width)(queries)
+        left = _taken_out(rows, scores, excluded) if few else np.full(len(ks), width)
+        last = np.minimum(ks, left) - 1
+        kth = scores[np.arange(len(ks)), np.maximum(last, 0)].astype(np.float64)
+        proven = (left >= ks) & (cut < kth - bounds) if width < n else np.ones(len(ks), np.bool_)
+        answers = [(rows[i, :end], scores[i, :end]) for i, end in enumerate((last + 1).tolist())]
+        for i in np.flatnonzero(~proven).tolist():
+            one = self._sent(queries[i : i + 1])
+            (answers[i],) = self._together(one, ks[i : i + 1], keeps[i : i + 1], excluded[i : i + 1])
+        return answers
+
+    def _recorded(self, size: int, width: int) -> Recorded:
+        with self._recording:
+            if (size, width) not in self._recordings:
+                work = partial(self._candidates_scored, width=width)
+                dims = self._vectors.shape[1]
+                self._recordings[size, width] = Recorded(work, size, dims, self._vectors.device, self._pool)
+            return self._recordings[size, width]
+
+    def _candidates_scored(self, queries: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
+        """Return candidates (B, width) by exact score, ties to the smaller row, and what the others scored at most.
+
+        Rows, scores; the last rough score (B,), and how far that is from the exact one (B,).
+        """
+        nothing = [np.zeros(0, np.int64)] * len(queries)
+        rough, rows, bounds = self._candidates(queries, [None] * len(queries), nothing, width)
+        scores = self._rescored(queries, rows)
+        rows, order = rows.sort(dim=1)
+        scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
+        return rows.gather(1, order), scores, rough[:, -1].double(), bounds
 
     def _together(
         self, queries: torch.Tensor, ks: Sequence[int], keeps: Sequence[Keep | None], excluded: Sequence[Rows]
@@ -145,6 +200,18 @@ class ExactRows:
         counts = (scores > -torch.inf).sum(dim=1).tolist()
         here, found = rows.cpu().numpy(), scores.cpu().numpy()
         return [(here[i, : min(k, n)], found[i, : min(k, n)]) for i, (k, n) in enumerate(zip(ks, counts, strict=True))]
+
+
+def _taken_out(rows: Rows, scores: Vector, excluded: Sequence[Rows]) -> npt.NDArray[np.int64]:
+    """Move what is excluded behind the others, in place; return how many of each query's candidates are left, (B,)."""
+    out = np.full((len(rows), max(map(len, excluded))), -1)
+    for i, gone in enumerate(excluded):
+        out[i, : len(gone)] = gone
+    hit = (rows[:, :, None] == out[:, None, :]).any(axis=2)
+    order = np.argsort(hit, axis=1, kind="stable")
+    rows[:] = np.take_along_axis(rows, order, 1)
+    scores[:] = np.take_along_axis(scores, order, 1)
+    return np.asarray(hit.shape[1] - hit.sum(axis=1))
 
 
 def bytes_of(rows: int, dims: int) -> int:

@@ -59,3 +59,15 @@ def test_an_empty_shard_answers_nothing():
         np.ones((1, 4), np.float32), [3], [None], [np.zeros(0, np.int64)]
     )
     assert rows.shape == scores.shape == (0,)
+
+
+@pytest.mark.parametrize(("where", "dtype"), DEVICES)
+def test_batches_of_every_size_with_and_without_exclusions_are_those_of_the_exact_search(rng, where, dtype):
+    vectors = rng.normal(size=(700, 24)).astype(np.float32)
+    searcher = ExactRows(vectors, where, dtype)
+    for batch in (1, 2, 3, 5, 17, 64, 100):
+        for k in (1, 10, 100, 300):
+            queries = vectors[rng.integers(700, size=batch)]
+            excluded = [np.array(rng.integers(700, size=int(rng.integers(0, 20))), np.int64) for _ in range(batch)]
+            for without in (None, excluded, [rows[:3] for rows in excluded]):
+                assert same(searcher, vectors, queries, [k] * batch, None, without)
