@@ -12,11 +12,21 @@ import yaml
 
 from semrec_ray.cluster import answers, free_port, wait_until
 from semrec_ray.sampling import EVERY
-from semrec_ray.telemetry import FOLDS, METRICS, PART_FAILURES, REFUSED, SHARD_MISSING
+from semrec_ray.telemetry import (
+    FOLDS,
+    GPU_HALVED,
+    GPU_REFUSED,
+    METRICS,
+    PART_FAILURES,
+    PART_OUT,
+    REFUSED,
+    SHARD_MISSING,
+)
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "monitoring" / "grafana" / "dashboards" / "semrec.json"
-RARE = {metric.name for metric in (FOLDS, PART_FAILURES, REFUSED, SHARD_MISSING)}  # counted when something goes wrong
+WHEN_SOMETHING_GOES_WRONG = (FOLDS, GPU_HALVED, GPU_REFUSED, PART_FAILURES, PART_OUT, REFUSED, SHARD_MISSING)
+RARE = {metric.name for metric in WHEN_SOMETHING_GOES_WRONG}
 MACHINES = "GPU"  # in the titles of panels that have nothing to show here
 
 
