@@ -1,12 +1,13 @@
 """A catalog and a load in, machines, memory and cost out: an estimate whose every assumption is printed.
 
 CPU figures are measured, on one core of an AMD EPYC with AVX-512 (benchmarks/results): `python -m benchmarks.search`,
-`serve`, `cost`, `scale`. GPU figures are not: they are the cards' data sheets times what such kernels usually reach.
+`serve`, `cost`, `scale`. GPU figures are measured on an H100 (`gpu`); other cards are taken to reach the same shares of
+their data sheets.
 
 A batch of B queries over N rows x D takes a CPU core B N D x VALUE_S seconds. A GPU reads all rows once a batch,
-multiplies 2 B N D, and writes and reads B N scores once; the slower of memory and arithmetic counts:
+multiplies 2 B N D, and goes over B N scores several times; the slower of memory and arithmetic counts:
 
-    t(B) = max(2 N D / bandwidth, 2 B N D / flops) + 8 B N / bandwidth
+    t(B) = LAUNCH_S + B ANSWER_S + max(2 N D / bandwidth, 2 B N D / flops) + SCORE_BYTES B N / bandwidth
 """
 
 from dataclasses import dataclass, field
@@ -22,9 +23,12 @@ EDGE_S = 0.12e-3  # HAProxy, controller, raylet
 HOP_S = 0.25e-3  # of a core for each shard of a request, in router and shard together
 CPU_ROW = 5.05  # bytes a row for each dimension: vectors, codes (1M x 384: 2,042 B a row with 100 for ids)
 ROW = 100.0  # bytes a row for ids and signals; the columns that you return come on top
-# Assumed, GPU.
+# Measured, GPU: an H100.
 GPU_ROW = 6.0  # bytes a row for each dimension: float32 vectors and their float16 copy
-OF_BANDWIDTH, OF_FLOPS = 0.6, 0.4  # of the data sheet
+OF_BANDWIDTH, OF_FLOPS = 0.69, 0.4  # of the data sheet
+SCORE_BYTES = 28.0  # of memory traffic for one score, the selection of the best among it
+LAUNCH_S, ANSWER_S = 0.25e-3, 1.8e-6  # of a batch, and of each query in it: exact scores, copies, the host
+# Assumed.
 GPU_BATCH = 256  # queries that share one pass
 OF_MEMORY = 0.85  # of a card or machine; two releases side by side need twice as much while they swap
 CORES = 16  # of a machine that serves from CPUs, with MEMORY of it
@@ -103,7 +107,7 @@ def gpu_batch_s(rows: float, dims: int, queries: int, card: Card) -> float:
     """Return what a batch takes on a card."""
     bandwidth, flops = card.bandwidth * OF_BANDWIDTH, card.flops * OF_FLOPS
     product = max(2 * rows * dims / bandwidth, 2 * queries * rows * dims / flops)
-    return product + 8 * queries * rows / bandwidth
+    return LAUNCH_S + queries * ANSWER_S + product + SCORE_BYTES * queries * rows / bandwidth
 
 
 def _on_cpus(wanted: Wanted) -> Size:
@@ -159,8 +163,9 @@ def _on_gpus(wanted: Wanted, card: Card) -> Size:
         dollars_per_hour=round(hourly, 2),
         dollars_per_million=round(hourly / wanted.qps / 3600 * 1e6, 3),
         assumptions=[
-            f"NOT measured: {wanted.gpu} by its data sheet, {OF_BANDWIDTH:.0%} of {card.bandwidth / 1e9:,.0f} GB/s and "
-            f"{OF_FLOPS:.0%} of {card.flops / 1e12:,.0f} TFLOP/s, batches of {GPU_BATCH}",
+            f"{'measured' if wanted.gpu == 'h100' else 'as an H100 was measured'}: {OF_BANDWIDTH:.0%} of "
+            f"{card.bandwidth / 1e9:,.0f} GB/s and {OF_FLOPS:.0%} of {card.flops / 1e12:,.0f} TFLOP/s, "
+            f"batches of {GPU_BATCH}",
             f"{row:,.0f} bytes a row, {releases} releases at once (swap: {wanted.swap}), {OF_MEMORY:.0%} of the card",
             f"{shards * replicas} cards at {price:g} $ an hour, {routers} router cores at {CORE_DOLLARS:g} $; "
             f"{wanted.headroom:.0%} of what they can do is used",
