@@ -12,6 +12,7 @@ import numpy as np
 
 from semrec_ray.examples import Parts
 from semrec_ray.partitions import Partitions
+from semrec_ray.state.pulls import products
 from semrec_ray.types import Example, ItemRow, PullQuery
 
 TOP = 3
@@ -38,13 +39,13 @@ async def pulled_by(
             seen = parts.weighed(example, hits).astype(np.float32)
             asked.append((example.user_id, profiles.pulls(PullQuery(release, example.user_id, seen), deadline)))
         elif part is not None:
-            for found, adds in zip(pulls, (hits @ part).tolist(), strict=True):
+            for found, adds in zip(pulls, products(hits, part).tolist(), strict=True):
                 found.append((adds, named(example)))
     answers = await asyncio.gather(*(future for _, future in asked))
     for (user_id, _), of_hits in zip(asked, answers, strict=True):
         for found, history in zip(pulls, of_hits, strict=True):
             found += [(pull.score, {"item_id": pull.item_id, "user_id": user_id}) for pull in history]
-    wholes = (hits @ parts.total).tolist()
+    wholes = products(hits, parts.total).tolist()
     return {item_id: told(found, whole) for item_id, found, whole in zip(item_ids, pulls, wholes, strict=True)}
 
 

@@ -28,9 +28,17 @@ def pulls(
     if found is None or not len(acts.rows):
         return [[] for _ in hits]
     factors = _factors(acts, taste, counting, found.mean) * found.scale
-    parts = np.zeros((len(item_ids), len(hits)))
-    np.add.at(parts, acts.rows, factors[:, None] * (vectors[acts.rows].astype(np.float64) @ hits.T.astype(np.float64)))
-    return [_top(item_ids, parts[:, hit]) for hit in range(len(hits))]
+    of_events, found_for = vectors[acts.rows].astype(np.float64), []
+    for hit in hits.astype(np.float64):
+        parts = np.zeros(len(item_ids))
+        np.add.at(parts, acts.rows, factors * products(of_events, hit))
+        found_for.append(_top(item_ids, parts))
+    return found_for
+
+
+def products(vectors: npt.NDArray[np.float64], one: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the inner product of each of some vectors (n, D) with one (D,): the same bits whatever the others are."""
+    return np.asarray((vectors * one).sum(axis=1))
 
 
 def _factors(acts: Acts, taste: Taste, counting: Counting, mean: float) -> npt.NDArray[np.float64]:

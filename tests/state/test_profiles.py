@@ -195,4 +195,4 @@ def test_memory_of_live_users_and_events_is_as_the_docstring_has_it(world):
     finally:
         tracemalloc.stop()
     assert 200 < max(second, third) < 350  # the event alone
-    assert 500 < first < 4 * 4 + 600 + 350  # and its user
+    assert 300 < first < 4 * 4 + 600 + 350  # and its user
