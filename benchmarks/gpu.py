@@ -11,6 +11,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,7 +47,7 @@ def generated(rows: int, dims: int, device: str) -> Vector:
     for first in range(0, rows, 2**19):
         part = torch.randn(min(2**19, rows - first), dims, device=device) * spread
         parts.append((part / part.norm(dim=1, keepdim=True)).half().float().cpu())
-    return torch.cat(parts).numpy()
+    return np.asarray(torch.cat(parts).numpy())
 
 
 def right(vectors: Vector, queries: Vector, k: int, device: str) -> list[list[int]]:
@@ -95,7 +96,7 @@ def measured(name: str, vectors: Vector, device: str, ks: tuple[int, ...]) -> di
         for batch in BATCHES:
             nothing = [np.zeros(0, np.int64)] * batch
             queries, wanted, keeps = asked[:batch], [k] * batch, [None] * batch
-            run = lambda q=queries, w=wanted, e=keeps, x=nothing: searcher.top_k(q, w, e, x)  # noqa: E731
+            run = partial(searcher.top_k, queries, wanted, keeps, nothing)
             run()
             middle, least = median_ms(run)
             product = (

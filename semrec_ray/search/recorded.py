@@ -9,14 +9,14 @@ import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
 from semrec_ray.types import Vector
 
-Arrays = tuple[npt.NDArray[np.generic], ...]
+Arrays = tuple[npt.NDArray[Any], ...]
 Work = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 WARM = 2  # times, before the recording: kernels are chosen and loaded
