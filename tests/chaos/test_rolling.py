@@ -32,6 +32,7 @@ def under_load(cluster: Running, act: Callable[[], Any]) -> Load:
     return load
 
 
+@pytest.mark.slow
 def test_a_deployment_with_other_arguments_replaces_every_replica_and_loses_nothing(cluster):
     before = cluster.replicas()
 
