@@ -24,7 +24,7 @@ from rich.console import Console
 
 from benchmarks.offline import cluster, matrix, run
 from semrec_ray.config import DEMO_MODEL
-from semrec_ray.examples import weighted_sum
+from semrec_ray.examples import add_up
 from semrec_ray.store import Store
 from semrec_ray.store.events import EVENTS_TABLE
 from semrec_ray.store.releases import read_channel, read_release
@@ -244,7 +244,7 @@ def _asking(vectors: Vector, space: Space) -> Vector:
         return vectors
     found = []
     for row in vectors:
-        vector = weighted_sum([Example(item_id="i")], space, {"i": ItemRow({}, row)}, {}, {})
+        vector = add_up([Example(item_id="i")], space, {"i": ItemRow({}, row)}, {}, {}).vector
         found.append(np.zeros(len(row), np.float32) if vector is None else vector)
     return np.stack(found)
 

@@ -238,13 +238,16 @@ def config(
     gpus: Annotated[float, typer.Option(help="in the whole cluster; 0: CPUs")] = 0,
     routers: Annotated[int, typer.Option(help="replicas, one for each core", min=1)] = 2,
     port: Annotated[int, typer.Option(help="of HTTP")] = 8000,
+    keys: Annotated[
+        Path | None, typer.Option(help="the file of `semrec keys new`; without it everybody may ask")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="any other setting: ranking.diversity=0.2; repeatable")
     ] = None,
     store: StoreOption = None,
 ) -> None:
     """Write a Serve config: semrec config --shards 8 --gpus 8 >serve.yaml; then `serve deploy serve.yaml`."""
-    auth = {"mode": "none"}
+    auth = {"mode": "none"} if keys is None else {"mode": "keys", "file": str(keys)}
     found = app_arguments(
         shards=shards, gpus=gpus, routers=routers, store=store, auth=auth, settings=nested(settings or ())
     )

@@ -361,7 +361,7 @@ def read_settings(path: Path | None) -> Settings:
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is no file of settings: {error!r}; `semrec tune --out FILE` writes one") from error
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_reasons(error)}; `semrec tune --out FILE` writes such a file") from error
+        raise ConfigError(f"{path}: {reasons(error)}; `semrec tune --out FILE` writes such a file") from error
 
 
 def settings_with(path: Path | None, **space: float | None) -> Settings:
@@ -371,9 +371,9 @@ def settings_with(path: Path | None, **space: float | None) -> Settings:
     try:
         return Settings(space=SpaceConfig(**{**found.space.model_dump(), **given}), profiles=found.profiles)
     except ValidationError as error:
-        raise ConfigError(f"settings of the space: {_reasons(error)}") from error
+        raise ConfigError(f"settings of the space: {reasons(error)}") from error
 
 
-def _reasons(error: ValidationError) -> str:
+def reasons(error: ValidationError) -> str:
     """Return what is wrong with which setting, in one line."""
     return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'the whole'}: {each['msg']}" for each in error.errors())

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from semrec_ray.config import AppConfig
-from semrec_ray.errors import InvalidRequest
+from semrec_ray.config import AppConfig, reasons
+from semrec_ray.errors import ConfigError, InvalidRequest
 
 HEAD = """\
 # Written by `{command}`. Every setting under args is in semrec_ray/config.py.
@@ -19,7 +20,7 @@ HEAD = """\
 def app_arguments(
     *, shards: int, gpus: float, routers: int, store: str | None, auth: dict[str, Any], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the `args` of an application; InvalidRequest, ConfigError or pydantic's error where they cannot work.
+    """Return the `args` of an application; InvalidRequest or ConfigError where they cannot work.
 
     One shard without a GPU is topology inline: every router holds the catalog. GPUs are shared out evenly: whole ones,
     or several shards on one.
@@ -36,7 +37,10 @@ def app_arguments(
     arguments |= {"routers": routers, "num_cpus": 1, "log_format": "json"} | settings
     if store is not None:
         arguments["store"] = store
-    AppConfig.model_validate(arguments)
+    try:
+        AppConfig.model_validate(arguments)
+    except ValidationError as error:
+        raise ConfigError(f"these settings cannot work: {reasons(error)}") from error
     return arguments
 
 
@@ -49,9 +53,16 @@ def nested(settings: Iterable[str]) -> dict[str, Any]:
         if not (equals and last):
             raise InvalidRequest(f"--set {setting}: give NAME=VALUE, such as ranking.diversity=0.2")
         place = found
-        for part in above:
-            place = place.setdefault(part, {})
-        place[last] = yaml.safe_load(value)
+        try:
+            for part in above:
+                place = place.setdefault(part, {})
+            place[last] = yaml.safe_load(value)
+        except (AttributeError, TypeError):
+            raise InvalidRequest(
+                f"--set {setting}: {'.'.join(above)} has a value already, and no settings below"
+            ) from None
+        except yaml.YAMLError as error:
+            raise InvalidRequest(f"--set {setting}: {value!r} cannot be read as YAML ({error})") from error
     return found
 
 

@@ -86,20 +86,6 @@ def add_up(
     return Parts(examples, vectors, total, weights, space.content_dims if space.blocks else space.dims)
 
 
-def weighted_sum(
-    examples: Sequence[Example],
-    space: Space,
-    rows: Mapping[str, ItemRow],
-    profiles: Mapping[str, Profile | None],
-    embeddings: Mapping[str, Vector],
-    *,
-    intent: float | None = None,
-    half_life_s: float = 3600.0,
-) -> Vector | None:
-    """Return the query vector, (D,) float32; None where nothing is known of any example, or they cancel out."""
-    return add_up(examples, space, rows, profiles, embeddings, intent=intent, half_life_s=half_life_s).vector
-
-
 def _ages_s(examples: Sequence[Example]) -> list[float]:
     newest = max((example.time for example in examples if example.time is not None), default=0.0)
     return [0.0 if example.time is None else newest - example.time for example in examples]

@@ -2,14 +2,13 @@
 
 import pytest
 import yaml
-from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 from typer.testing import CliRunner
 
 from semrec_ray.cli import app
 from semrec_ray.config import AppConfig
-from semrec_ray.deployment import app_arguments
-from semrec_ray.errors import InvalidRequest
+from semrec_ray.deployment import app_arguments, nested
+from semrec_ray.errors import ConfigError, InvalidRequest
 
 
 def written(*words: str) -> tuple[ServeDeploySchema, AppConfig]:
@@ -35,6 +34,17 @@ def test_one_shard_without_a_gpu_is_inline_and_stays_on_this_machine():
     assert (config.http_options.host, config.http_options.port) == ("127.0.0.1", 8123)
 
 
+def test_with_keys_it_listens_to_others_too():
+    config, args = written("--keys", "/etc/semrec/keys.jsonl")
+    assert (args.auth.mode, args.auth.file, config.http_options.host) == ("keys", "/etc/semrec/keys.jsonl", "0.0.0.0")
+
+
+@pytest.mark.parametrize("settings", [["store"], ["=1"], ["a=1", "a.b=2"], ["a=1", "a.b.c=2"], ["a={"]])
+def test_a_setting_that_cannot_be_read_is_named(settings):
+    with pytest.raises(InvalidRequest, match=f"--set {settings[-1]}"):
+        nested(settings)
+
+
 def test_any_setting_can_be_given():
     _, args = written("--set", "ranking.diversity=0.2", "--set", "min_coverage=0.5")
     assert (args.ranking.diversity, args.min_coverage) == (0.2, 0.5)
@@ -47,5 +57,5 @@ def test_gpus_that_cannot_be_shared_out_are_refused(shards, gpus):
 
 
 def test_a_setting_that_does_not_exist_is_refused():
-    with pytest.raises(ValidationError, match="min_coverge"):
+    with pytest.raises(ConfigError, match="min_coverge"):
         app_arguments(shards=1, gpus=0, routers=1, store=None, auth={"mode": "none"}, settings={"min_coverge": 1})

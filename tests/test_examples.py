@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from semrec_ray.errors import InvalidRequest
-from semrec_ray.examples import ITEM_BEHAVIOUR, text_vector, weighted_sum
+from semrec_ray.examples import ITEM_BEHAVIOUR, add_up, text_vector
 from semrec_ray.types import Example, ItemRow, Profile, Space
 
 MEAN = np.array([0.5, 0.0, 0.0], np.float32)
@@ -13,10 +13,10 @@ USERS = {"u": Profile("u", Z, ("x",), 1, ()), "quiet": Profile("quiet", None, ()
 
 
 def total(*examples: Example):
-    return weighted_sum(examples, SPACE, ROWS, USERS, {"hello": Y})
+    return add_up(examples, SPACE, ROWS, USERS, {"hello": Y}).vector
 
 
-def test_a_query_is_the_weighted_sum_of_its_examples():
+def test_a_query_is_the_add_up_of_its_examples():
     found = total(Example(item_id="x", weight=3.0), Example(item_id="y", weight=-0.5), Example(vector=[1, 1, 1]))
     assert found.tolist() == (3.0 * 2.0 * X - 0.5 * Y + np.ones(3, np.float32)).tolist()
     assert found.dtype == np.float32
@@ -63,7 +63,7 @@ FAN = {"u": Profile("u", np.array([1.0, 0.0, 0.0, 1.0], np.float32), ("a",), 1, 
 
 
 def learned(*examples: Example, intent: float | None = None):
-    return weighted_sum(examples, LEARNED, PAIR, FAN, {"hello": Y[:2]}, intent=intent).tolist()
+    return add_up(examples, LEARNED, PAIR, FAN, {"hello": Y[:2]}, intent=intent).vector.tolist()
 
 
 def test_an_item_alone_counts_by_its_content_and_a_little_of_its_behaviour():
@@ -88,11 +88,11 @@ def test_a_text_and_a_vector_are_what_they_are_at_any_intent():
 
 
 def test_intent_is_nothing_where_nothing_was_learned():
-    found = weighted_sum([Example(item_id="y")], SPACE, ROWS, USERS, {}, intent=1.0)
+    found = add_up([Example(item_id="y")], SPACE, ROWS, USERS, {}, intent=1.0).vector
     assert found.tolist() == Y.tolist()
 
 
 def test_an_example_counts_half_for_every_half_life_that_it_is_older_than_the_newest():
     examples = [Example(item_id="x", time=100.0), Example(item_id="y", time=160.0), Example(vector=[0, 0, 1])]
-    found = weighted_sum(examples, SPACE, ROWS, USERS, {}, half_life_s=30.0)
+    found = add_up(examples, SPACE, ROWS, USERS, {}, half_life_s=30.0).vector
     assert found.tolist() == [2.0 * 2.0 ** (-60 / 30), 1.0, 1.0]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from semrec_ray.asking import ask, config_of
 from semrec_ray.errors import GateRefused
-from semrec_ray.examples import weighted_sum
+from semrec_ray.examples import add_up
 from semrec_ray.state.histories import event_weights
 from semrec_ray.store.events import EVENTS_TABLE
 from semrec_ray.store.items import ITEMS_TABLE
@@ -100,7 +100,7 @@ def _of_items(store: Store, release: Release, item_ids: Sequence[str]) -> Iterat
     vectors = _vectors(store, release, vectors_table(release.space), "item_id", item_ids)
     for item_id in item_ids:
         examples = (Example(item_id=item_id),)
-        vector = weighted_sum(examples, space, {item_id: ItemRow({}, vectors[item_id])}, {}, {})
+        vector = add_up(examples, space, {item_id: ItemRow({}, vectors[item_id])}, {}, {}).vector
         yield Sample(Query(examples, PLACES, fields=()), vector, frozenset({item_id}))
 
 
@@ -112,7 +112,7 @@ def _of_users(store: Store, release: Release, users: Sequence[str]) -> Iterator[
         examples = (Example(user_id=user),)
         known = vectors[user] if vectors[user].any() else None
         profile = Profile(user, known, (), 0, ())
-        vector = weighted_sum(examples, space, {}, {user: profile}, {})
+        vector = add_up(examples, space, {}, {user: profile}, {}).vector
         yield Sample(Query(examples, PLACES, fields=()), vector, frozenset(seen.get(user, ())))
 
 

@@ -2,8 +2,9 @@
 
 `middlewares` are for the fast profile: fast.env names them, Serve puts them around its servers. There HAProxy hands
 every request to a router at once, however many it has already, and Serve's own limit comes after most of what a request
-costs. So those that are too many are refused here, before anything is done for them: under three times the load that a
-router can take it spends its time on what it accepted.
+costs. So those that are too many are refused here, before anything is done for them. At twice the load that two cores
+can take nine tenths of their peak are answered so (benchmarks/README.md); at three times what is to be refused waits in
+sockets for its turn, and the rate collapses.
 """
 
 from typing import ClassVar
