@@ -1,6 +1,7 @@
 """What a recommender in one process answers while the log of live writes goes on."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +9,13 @@ import pytest
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound
+from semrec_ray.parts import open_shard
 from semrec_ray.recommender import CARRIED, Recommender
+from semrec_ray.store import follower
 from semrec_ray.store.changes import Change, Placed, append, open_log
 from semrec_ray.store.items import row_json
-from semrec_ray.types import Example, Query
+from semrec_ray.types import DeleteItem, Example, PutItems, Query, ShardQuery
+from semrec_ray.write.writer import Writer
 
 
 def put(store, item_id: str, vector: list[float], **fields: object) -> int:
@@ -129,6 +133,39 @@ def test_followers_see_writes_and_publishes_without_being_asked(config, live_sto
         await asyncio.gather(*loops, return_exceptions=True)
 
     asyncio.run(scenario())
+
+
+def test_what_a_part_is_told_it_does_not_read_and_what_it_was_not_told_it_does(config, live_store, monkeypatch):
+    told, reading = (open_shard(config, 0, shards=1).held for _ in range(2))
+    told.refresh()
+    reading.refresh()
+    reads, read = list[int](), follower.read_changes
+    monkeypatch.setattr(
+        follower, "read_changes", lambda log, after, **known: reads.append(after) or read(log, after, **known)
+    )
+    rng, writer = np.random.default_rng(0), Writer(live_store, "live")
+
+    def commit(*names: str) -> Sequence[Change]:
+        items = tuple({"item_id": i, "title": i, "vector": rng.normal(size=8).tolist()} for i in names)
+        return writer.commit([(PutItems(items), {}), (DeleteItem("i003"), {})]).changes
+
+    def hits(held: follower.Follower) -> list:
+        query = ShardQuery(held.releases[0].name, np.array(ONE, np.float32), k=100)
+        return [(h.item_ids, h.scores.tobytes()) for h in held.loaded[0].search([query])]
+
+    first = commit("a", "b")
+    told.take(first)
+    assert (told.seq, reads) == (3, [])
+    second, third = commit("b", "c"), commit("d")
+    told.take(third)
+    assert (told.seq, reads) == (6, [3]), "what it was not told was not read"
+    told.take(second)
+    told.take([*second, *third, *commit("e")])
+    told.catch_up()
+    assert (told.seq, reads) == (7, [3]), "what it was told was read"
+    reading.catch_up()
+    assert hits(told) == hits(reading)
+    assert "i003" not in hits(told)[0][0]
 
 
 def test_what_was_fetched_before_a_write_is_not_kept_after_it(config: AppConfig, live_store):

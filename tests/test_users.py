@@ -63,7 +63,7 @@ def served(request) -> Store:
 
 
 def write(store: Store, *writes: Write) -> None:
-    for written in Writer(store, "live").commit([(one, {}) for one in writes]):
+    for written in Writer(store, "live").commit([(one, {}) for one in writes]).answers:
         assert not isinstance(written, Exception), written
 
 

@@ -1,7 +1,8 @@
 """Single requests in, batches out: what waits while a call is in flight becomes the next call.
 
-There is no timer: an idle batcher calls at the end of the event loop's present turn, a busy one as soon as a
-call returns. So a lone request never waits, and under load the batches grow by themselves.
+An idle batcher calls at the end of the event loop's present turn, a busy one as soon as a call returns. So a lone
+request never waits, and under load the batches grow by themselves. Only where every call costs others something, too,
+does the next one wait until `every_s` have passed since the last one started.
 
 A call belongs to no request: it runs in the context that the batcher was made in. In that of the request that woke it
 Ray Serve would take it for that request's own, and cancel it for all when that caller hangs up.
@@ -28,6 +29,13 @@ class _Asked(NamedTuple, Generic[In, Out]):
     since: float
 
 
+class Weight(NamedTuple, Generic[In]):
+    """What a request weighs, and how much the requests of one call may weigh together."""
+
+    weigh: Callable[[In], int]
+    most: int
+
+
 class Batcher(Generic[In, Out]):
     """Gathers requests for one callee; used on one event loop."""
 
@@ -39,17 +47,18 @@ class Batcher(Generic[In, Out]):
         max_batch: int,
         max_in_flight: int,
         max_waiting: int,
-        weigh: Callable[[In], int] = lambda _: 0,
-        max_weight: int = 0,
+        weight: Weight[In] | None = None,
+        every_s: float = 0.0,
     ) -> None:
-        """Gather at most `max_batch` requests, weighing at most `max_weight` together; a heavier one goes alone."""
+        """Gather at most `max_batch` requests, of at most a weight together; one that is heavier goes alone."""
         self._call, self._name, self._labels = call, name, {"part": name}
-        self._weigh, self._max_weight = weigh, max_weight
+        self._weight = weight or Weight(lambda _: 0, 0)
         self._max_batch, self._max_in_flight, self._max_waiting = max_batch, max_in_flight, max_waiting
         self._waiting: deque[_Asked[In, Out]] = deque()
         self._in_flight: dict[asyncio.Task[None], list[_Asked[In, Out]]] = {}
         self._refusal: Callable[[], Exception] | None = None
-        self._last_size = 0  # of the call that started last
+        self._last_size = 0  # of the call that started last,
+        self._every_s, self._started = every_s, -every_s  # and when
         self._woken = False  # to start calls at the end of the loop's present turn
         self._context = contextvars.copy_context()
 
@@ -100,6 +109,8 @@ class Batcher(Generic[In, Out]):
         """
         self._woken = False
         while self._waiting and (not self._in_flight or self._may_start_another()):
+            if self._is_put_off():
+                return
             if batch := self._next_batch():
                 self._last_size = len(batch)
                 task = asyncio.ensure_future(self._run(batch))
@@ -109,6 +120,18 @@ class Batcher(Generic[In, Out]):
     def _may_start_another(self) -> bool:
         return len(self._in_flight) < self._max_in_flight and len(self._waiting) >= self._last_size
 
+    def _is_put_off(self) -> bool:
+        """Return whether it is too early for a call; it starts when it no longer is."""
+        if not self._every_s:
+            return False
+        loop = asyncio.get_running_loop()
+        if (now := loop.time()) < (due := self._started + self._every_s):
+            self._woken = True
+            loop.call_at(due, self._start, context=self._context)
+            return True
+        self._started = now
+        return False
+
     def _next_batch(self) -> list["_Asked[In, Out]"]:
         batch: list[_Asked[In, Out]] = []
         weight = 0
@@ -117,8 +140,8 @@ class Batcher(Generic[In, Out]):
             if asked.answer.done():  # its caller has gone
                 asked.late.cancel()
             else:
-                weight += self._weigh(asked.request)
-                if batch and weight > self._max_weight:
+                weight += self._weight.weigh(asked.request)
+                if batch and weight > self._weight.most:
                     break
                 batch.append(asked)
             self._waiting.popleft()
@@ -126,7 +149,8 @@ class Batcher(Generic[In, Out]):
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._in_flight.pop(task, None)
-        self._start()
+        if not self._woken:
+            self._start()
 
     async def _run(self, batch: list["_Asked[In, Out]"]) -> None:
         began = asyncio.get_running_loop().time()

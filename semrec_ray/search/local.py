@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from semrec_ray.errors import DeadlineExceeded, NotHeld, SemrecError
-from semrec_ray.search.batcher import Batcher
+from semrec_ray.search.batcher import Batcher, Weight
 from semrec_ray.search.shards import ShardPort
 from semrec_ray.store.buckets import bucket_of
 from semrec_ray.store.follower import Follower
@@ -50,8 +50,7 @@ class LocalShard(ShardPort):
             max_batch=GATHERED,
             max_in_flight=1,
             max_waiting=WAITING_MESSAGES,
-            weigh=len,
-            max_weight=GATHERED,
+            weight=Weight(len, GATHERED),
         )
 
     async def search(self, queries: list[ShardQuery]) -> Sequence[Hits | Exception]:

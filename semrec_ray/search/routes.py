@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from semrec_ray.config import BatchConfig
-from semrec_ray.search.batcher import Batcher
+from semrec_ray.search.batcher import Batcher, Weight
 from semrec_ray.search.cascade import Asking, Cascade
 from semrec_ray.search.shards import Known, ShardPort
 from semrec_ray.store.buckets import bucket_of
@@ -68,8 +68,8 @@ def _open_lane(port: ShardPort, standby: ShardPort | None, batch: BatchConfig, a
     cascade = Cascade(port, standby, asking) if asking else None
     to = cascade or port
     lane = Lane(
-        Batcher(to.search, **limits, weigh=query_bytes, max_weight=MESSAGE_BYTES),
-        Batcher(to.fetch, **limits, weigh=lambda query: len(query.item_ids), max_weight=MESSAGE_ITEMS),
+        Batcher(to.search, **limits, weight=Weight(query_bytes, MESSAGE_BYTES)),
+        Batcher(to.fetch, **limits, weight=Weight(lambda query: len(query.item_ids), MESSAGE_ITEMS)),
         cascade,
     )
     if cascade:

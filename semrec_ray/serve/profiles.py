@@ -1,10 +1,12 @@
 """The users of the catalog in a Serve replica: user ids in, profiles out."""
 
+import asyncio
 from collections.abc import Sequence
 
 from semrec_ray.config import AppConfig
 from semrec_ray.parts import open_profiles
 from semrec_ray.serve.following import Following
+from semrec_ray.store.changes import Change
 from semrec_ray.types import PartStatus, Profile, ProfileQuery, Pull, PullQuery
 
 
@@ -27,6 +29,10 @@ class ProfilesReplica(Following):
     async def reach(self, seq: int) -> None:
         """Wait until it has a live write."""
         await self._profiles.reach(seq)
+
+    async def take(self, changes: Sequence[Change]) -> None:
+        """Take over changes that the writer has committed."""
+        await asyncio.to_thread(self._profiles.held.take, changes)
 
     async def status(self, serving: str | None = None) -> PartStatus:
         """Return what they hold; the release that the caller answers from stays held."""

@@ -20,6 +20,7 @@ from semrec_ray.search.shards import Shards
 from semrec_ray.serve.edge import Door
 from semrec_ray.serve.following import Following
 from semrec_ray.state.partitions import partition_name
+from semrec_ray.store.changes import Change
 from semrec_ray.store.shard_map import read_map, shard_name, standby_name
 from semrec_ray.store.tables import Store
 from semrec_ray.types import PartStatus, Write, Written
@@ -80,6 +81,10 @@ class HandlePort:
 
     async def reach(self, seq: int) -> None:  # noqa: D102
         await self._handle.reach.remote(seq)
+
+    async def take(self, changes: Sequence[Change]) -> None:
+        """Give it changes of the log that it need not read then."""
+        await self._handle.take.remote(changes)
 
     async def status(self, serving: str | None = None) -> PartStatus:
         """Return what the part holds, of several replicas what holds for all of them that answer."""

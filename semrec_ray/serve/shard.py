@@ -1,5 +1,6 @@
 """One shard of the catalog in a Serve replica: batches of queries in, hits out."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from semrec_ray.config import AppConfig
 from semrec_ray.parts import open_shard
 from semrec_ray.search.messages import Message, pack_hits, pack_rows, unpack_fetches, unpack_queries
 from semrec_ray.serve.following import Following
+from semrec_ray.store.changes import Change
 from semrec_ray.types import PartStatus
 
 
@@ -35,6 +37,10 @@ class ShardReplica(Following):
     async def reach(self, seq: int) -> None:
         """Wait until it has a live write."""
         await self._shard.reach(seq)
+
+    async def take(self, changes: Sequence[Change]) -> None:
+        """Take over changes that the writer has committed."""
+        await asyncio.to_thread(self._shard.held.take, changes)
 
     async def status(self, serving: str | None = None) -> PartStatus:
         """Return what the shard holds; the release that the caller answers from stays held."""

@@ -24,14 +24,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from lance.commit import CommitConflictError
-from lance.fragment import FragmentMetadata, write_fragments
+from lance.fragment import LanceFragment, write_fragments
 
 from semrec_ray.errors import Conflict
 from semrec_ray.store.tables import Store
 from semrec_ray.types import Vector
 
 CHANGES_TABLE = "changes"
-SMALL_FILES, SMALL_ROWS = 64, 4096  # so many files of fewer rows become one: commits and reads stay short
+SMALL_FILES, SMALL_ROWS = 16, 4096  # so many files of fewer rows become one: commits and reads stay short
+SEQ = b"seq"  # of the last change: in the schema's metadata, where it costs no scan
 
 Verb = Literal["put", "delete", "event", "erase", "folded", "folding"]
 MARKS = ("folded", "folding")
@@ -85,7 +86,7 @@ class Log:
     @property
     def files(self) -> tuple[str, ...]:
         """The names of its files, the oldest first."""
-        return tuple(map(_name, _files(self.dataset)))
+        return tuple(map(_name, self.dataset.get_fragments()))
 
 
 def open_log(store: Store) -> Log:
@@ -128,19 +129,18 @@ def append(log: Log, changes: Sequence[Change]) -> Log:
     expected = range(log.seq + 1, log.seq + 1 + len(changes))
     if [change.seq for change in changes] != list(expected):
         raise ValueError(f"changes are numbered {expected.start} … {expected.stop - 1}, one after the other")
-    files = _files(log.dataset)
+    files = log.dataset.get_fragments()
     small = [file for file in files if file.physical_rows < SMALL_ROWS]
     rows = _rows(changes)
     if len(small) >= SMALL_FILES:
-        names = {_name(file) for file in small}
-        rows = pa.concat_tables([_rows_of(log.dataset, names), rows])
-        files = [file for file in files if _name(file) not in names]
+        rows = pa.concat_tables([log.dataset.scanner(fragments=small).to_table(), rows])
+        files = [file for file in files if file.physical_rows >= SMALL_ROWS]
     return _commit(log, files, rows)
 
 
 def mark(log: Log, verb: Literal["folding"], body: str) -> Log:
     """Add a mark, which has no number of its own; Conflict as `append`."""
-    return _commit(log, _files(log.dataset), _rows([Change(log.seq, verb, body=body)]))
+    return _commit(log, log.dataset.get_fragments(), _rows([Change(log.seq, verb, body=body)]))
 
 
 def trim(log: Log, kept: Sequence[Change], folded: int) -> Log:
@@ -176,39 +176,40 @@ def _after(before: Change | None, change: Change) -> Change:
     return Change(change.seq, "put", change.item_id, body=change.body, vectors=vectors)
 
 
-def _commit(log: Log, files: Sequence[FragmentMetadata], rows: pa.Table) -> Log:
+def _commit(log: Log, files: Sequence[LanceFragment], rows: pa.Table) -> Log:
+    seq = max(pc.max(rows["seq"]).as_py() or 0, log.seq)
     written = write_fragments(rows, log.dataset.uri, schema=_SCHEMA, mode="append")
-    whole = lance.LanceOperation.Overwrite(_SCHEMA, [*files, *written])
+    whole = lance.LanceOperation.Overwrite(
+        _SCHEMA.with_metadata({SEQ: str(seq)}), [*(file.metadata for file in files), *written]
+    )
     try:
         # Appends would be taken whatever was committed since; this is taken only on the version that it names.
         dataset = lance.LanceDataset.commit(log.dataset.uri, whole, read_version=log.dataset.version, max_retries=0)
     except CommitConflictError as error:
         raise Conflict("somebody else wrote to the log meanwhile: read what, then write again") from error
-    return Log(log.store, dataset, pc.max(rows["seq"]).as_py() if rows.num_rows else log.seq)
+    return Log(log.store, dataset, seq)
 
 
 def _log(store: Store, dataset: lance.LanceDataset) -> Log:
-    files = dataset.get_fragments()
+    if seq := (dataset.schema.metadata or {}).get(SEQ):
+        return Log(store, dataset, int(seq))
+    files = dataset.get_fragments()  # as it was written before the schema said it
     seqs = dataset.scanner(columns=["seq"], fragments=files[-1:]).to_table()["seq"] if files else ()
     return Log(store, dataset, pc.max(seqs).as_py() if len(seqs) else 0)
 
 
-def _files(dataset: lance.LanceDataset) -> list[FragmentMetadata]:
-    return [fragment.metadata for fragment in dataset.get_fragments()]
-
-
-def _name(file: FragmentMetadata) -> str:
-    return str(file.files[0].path)
-
-
-def _rows_of(dataset: lance.LanceDataset, names: set[str], **scan: object) -> pa.Table:
-    wanted = [fragment for fragment in dataset.get_fragments() if _name(fragment.metadata) in names]
-    return dataset.scanner(fragments=wanted, **scan).to_table() if wanted else _SCHEMA.empty_table()
+def _name(file: LanceFragment) -> str:
+    return str(file.data_files()[0].path)
 
 
 def _read(log: Log, after: int, known: Log | None) -> pa.Table:
-    names = set(log.files).difference(known.files if known else ())
-    return _rows_of(log.dataset, names, filter=pc.field("seq") > after)
+    wanted, read = pc.field("seq") > after, set(known.files if known else ())
+    files = [file for file in log.dataset.get_fragments() if _name(file) not in read]
+    if not files:
+        return _SCHEMA.empty_table()
+    if sum(file.physical_rows for file in files) < SMALL_ROWS:  # three times as fast as to let Lance filter
+        return log.dataset.scanner(fragments=files).to_table().filter(wanted)
+    return log.dataset.scanner(fragments=files, filter=wanted).to_table()
 
 
 def _rows(changes: Iterable[Change]) -> pa.Table:

@@ -78,7 +78,7 @@ class Follower(Generic[T]):
         self._served: dict[str, float] = {}  # by which release routers answered, and when at last
         self._errors: dict[str, str] = {}  # of what fails at present: the release, its buckets, the log
         self._held: OrderedDict[str, tuple[Release, T]] = OrderedDict()
-        self._find_log = find_log if log else _no_log
+        self._follows, self._find_log = log, find_log if log else _no_log
         self._log: Log | None = None  # as far as it was read
         self._one_at_a_time = threading.Lock()  # who changes what is held
 
@@ -91,6 +91,11 @@ class Follower(Generic[T]):
     def log(self) -> Log | None:
         """The log as far as everything held has it; None where nothing was ever written."""
         return self._log
+
+    @property
+    def log_error(self) -> str | None:
+        """Why the log cannot be followed at present; None where it can."""
+        return self._errors.get("log")
 
     @property
     def error(self) -> str | None:
@@ -143,6 +148,24 @@ class Follower(Generic[T]):
             for _, loaded in self._held.values():
                 _caught_up(loaded, log, self._log)
             self._log = log
+
+    def take(self, changes: Sequence[Change], log: Log | None = None) -> None:
+        """Take over changes, ascending, as somebody else has read or written them; `log` ends with the last of them.
+
+        What they do not follow on without a gap is read from the log.
+        """
+        if not changes or not self._follows:
+            return
+        with self._noting_errors("log"), self._one_at_a_time:
+            for _, loaded in self._held.values():
+                if isinstance(loaded, Live) and changes[0].seq <= loaded.seq + 1 <= changes[-1].seq:
+                    loaded.apply([change for change in changes if change.seq > loaded.seq])
+            if log is not None:
+                for _, loaded in self._held.values():
+                    _caught_up(loaded, log, self._log)
+                self._log = log
+        if any(seq < changes[-1].seq for seq in self._seqs()):
+            self.catch_up()
 
     async def follow(self, poll_s: float) -> None:
         """Look at the channel for ever, `poll_s` after each end, and at the log, without holding up the event loop."""

@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from semrec_ray.config import AppConfig, WritesConfig
 from semrec_ray.encode import open_encoder
 from semrec_ray.errors import Conflict, DeadlineExceeded, SemrecError, Unavailable
 from semrec_ray.search.batcher import Batcher
-from semrec_ray.store.changes import append, open_log
+from semrec_ray.store.changes import Change, append, open_log
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.releases import RELEASES_TABLE, read_releases, window
 from semrec_ray.store.tables import Store
@@ -33,6 +33,15 @@ logger = logging.getLogger(__name__)
 EMBEDDED_AT_ONCE = 32  # texts, before another write may have some of its own embedded
 LOOK_S = 1.0  # between two looks at the channel
 TRIES = 20  # commits that others may be faster at
+
+Told = Callable[[Sequence[Change]], None]
+
+
+class Committed(NamedTuple):
+    """What became of a group of writes, in their order: their places, what is wrong, what has to be embedded first."""
+
+    answers: list[Written | SemrecError | Lacking]
+    changes: Sequence[Change]  # the new ones of the log, ascending
 
 
 class Writer:
@@ -53,21 +62,19 @@ class Writer:
         self._places: tuple[Place, ...] = ()
         self._places_of: tuple[object, ...] = ()
 
-    def commit(self, writes: Sequence[tuple[Write, Embeddings]]) -> list[Written | SemrecError | Lacking]:
-        """Return of each write its place in the log, what is wrong with it, or what has to be embedded first."""
+    def commit(self, writes: Sequence[tuple[Write, Embeddings]]) -> Committed:
+        """Return of each write what became of it, and what is new in the log."""
         for _ in range(TRIES):
-            log = open_log(self.store)
             self.held.catch_up()
-            catalog = self._catalog()
-            if catalog.seq < log.seq:
+            catalog, log = self._catalog(), self.held.log or open_log(self.store)
+            if catalog.seq < log.seq or self.held.log_error:
                 raise Unavailable(f"the log cannot be followed: {self.held.error}")
             staged = Staged(catalog, self._present_places(), log.seq, self._clock())
             answers = [staged.add(*one) for one in writes]
             try:
                 if staged.changes:
-                    append(log, staged.changes)
-                self.held.catch_up()
-                return answers
+                    self.held.take(staged.changes, append(log, staged.changes))
+                return Committed(answers, staged.changes)
             except Conflict:
                 logger.info("somebody else wrote to the log after %d: once more", log.seq)
         raise Conflict(f"others wrote to the log faster {TRIES} times: try again")
@@ -115,8 +122,8 @@ class LocalWriter(WriterPort):
 
     name = "writer"
 
-    def __init__(self, writer: Writer, config: WritesConfig, committed: Callable[[int], None] | None = None) -> None:
-        """Write by `writer`; `committed` is told the last seq of every commit."""
+    def __init__(self, writer: Writer, config: WritesConfig, committed: Told | None = None) -> None:
+        """Write by `writer`; `committed` is told the changes of every commit."""
         self._writer, self._config, self._committed = writer, config, committed
         self._between_commits = threading.Lock()
         self._one_model = asyncio.Lock()
@@ -127,6 +134,7 @@ class LocalWriter(WriterPort):
             max_batch=config.max_group,
             max_in_flight=1,
             max_waiting=config.max_waiting,
+            every_s=config.commit_every_s,
         )
 
     async def write(self, write: Write, timeout_s: float) -> Written:
@@ -190,14 +198,14 @@ class LocalWriter(WriterPort):
 
     async def _commit(self, group: list[tuple[Write, Embeddings]]) -> Sequence[Written | Lacking | Exception]:
         began = time.perf_counter()
-        answers = await asyncio.to_thread(self._commit_now, group)
+        committed = await asyncio.to_thread(self._commit_now, group)
         COMMIT_MS.observe((time.perf_counter() - began) * 1000)
         COMMIT_SIZE.observe(len(group))
-        if self._committed and (seqs := [answer.seq for answer in answers if isinstance(answer, Written)]):
-            self._committed(max(seqs))
-        return answers
+        if self._committed and committed.changes:
+            self._committed(committed.changes)
+        return committed.answers
 
-    def _commit_now(self, group: list[tuple[Write, Embeddings]]) -> Sequence[Written | Lacking | SemrecError]:
+    def _commit_now(self, group: list[tuple[Write, Embeddings]]) -> Committed:
         with self._between_commits:
             return self._writer.commit(group)
 
@@ -217,6 +225,6 @@ class LocalWriter(WriterPort):
         return self._open_model(model).encode_texts(texts)
 
 
-def open_writer(config: AppConfig, committed: Callable[[int], None] | None = None) -> LocalWriter:
+def open_writer(config: AppConfig, committed: Told | None = None) -> LocalWriter:
     """Return the writer of an application's store; it knows nothing before its first write."""
     return LocalWriter(Writer(Store(config.store), config.channel, model=config.model), config.writes, committed)

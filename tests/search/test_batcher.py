@@ -1,10 +1,11 @@
 import asyncio
 import contextvars
+import itertools
 
 import pytest
 
 from semrec_ray.errors import DeadlineExceeded, NotFound, Overloaded
-from semrec_ray.search.batcher import Batcher
+from semrec_ray.search.batcher import Batcher, Weight
 
 SOON = 5.0
 
@@ -98,13 +99,33 @@ def test_a_batch_weighs_no_more_than_it_may_and_a_heavier_request_goes_alone():
     async def scenario():
         callee = Callee()
         batcher: Batcher[int, int] = Batcher(
-            callee, name="c", max_batch=9, max_in_flight=1, max_waiting=99, weigh=lambda x: x, max_weight=10
+            callee, name="c", max_batch=9, max_in_flight=1, max_waiting=99, weight=Weight(lambda x: x, 10)
         )
         tasks = await started(batcher, 0)
         tasks += await started(batcher, 4, 5, 2, 50, 1, 9)
         callee.gate.set()
         await asyncio.gather(*tasks)
         assert callee.batches == [[0], [4, 5], [2], [50], [1, 9]]
+
+    asyncio.run(scenario())
+
+
+def test_calls_that_cost_others_something_start_no_sooner_than_so_long_after_each_other():
+    async def scenario():
+        loop, began = asyncio.get_running_loop(), list[float]()
+
+        async def call(batch: list[int]) -> list[int]:
+            began.append(loop.time())
+            return batch
+
+        batcher: Batcher[int, int] = Batcher(call, name="c", max_batch=9, max_in_flight=1, max_waiting=99, every_s=0.05)
+        asked = loop.time()
+        assert await batcher.submit(1, later()) == 1
+        assert began[0] - asked < 0.05, "a lone request waited"
+        assert await asyncio.gather(*(batcher.submit(x, later()) for x in (2, 3))) == [2, 3]
+        assert await batcher.submit(4, later()) == 4
+        assert len(began) == 3, "what waited together did not share a call"
+        assert min(b - a for a, b in itertools.pairwise(began)) >= 0.05 - 1e-3
 
     asyncio.run(scenario())
 

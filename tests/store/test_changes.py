@@ -6,11 +6,13 @@ import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import lance
 import numpy as np
 import pytest
 
 from semrec_ray.errors import Conflict
 from semrec_ray.store.changes import (
+    SEQ,
     SMALL_FILES,
     Change,
     Placed,
@@ -70,6 +72,17 @@ def test_a_reader_that_knows_an_earlier_version_reads_only_the_newer_files(store
     assert second is not None
     assert len(set(second.files) - set(first.files)) == 1
     assert [change.seq for change in read_changes(second, 1, known=first)] == [2, 3]
+
+
+def test_the_last_number_is_known_of_a_log_that_an_older_version_wrote_too(store):
+    log = append(open_log(store), [put(1), event(2)])
+    old = lance.LanceOperation.Overwrite(
+        log.dataset.schema.remove_metadata(), [file.metadata for file in log.dataset.get_fragments()]
+    )
+    lance.LanceDataset.commit(log.dataset.uri, old, read_version=log.dataset.version)
+    assert SEQ not in (open_log(store).dataset.schema.metadata or {})
+    assert open_log(store).seq == 2
+    assert append(open_log(store), [put(3)]).seq == open_log(store).seq == 3
 
 
 def test_a_writer_that_is_behind_gets_a_conflict_and_the_log_is_as_it_was(store):

@@ -158,7 +158,9 @@ def test_ten_thousand_commits_keep_their_time(config):
 
 def commit_times(config, commits: int) -> list[float]:
     one = config.model_copy(
-        update={"writes": config.writes.model_copy(update={"fold_every_s": 1.0, "fold_changes": 500})}
+        update={
+            "writes": config.writes.model_copy(update={"commit_every_s": 0, "fold_every_s": 1.0, "fold_changes": 500})
+        }
     )
     times = []
 
