@@ -219,6 +219,7 @@ class AppConfig(Section):
     move_grace_s: float = Field(10.0, gt=0)  # how long a shard keeps buckets that moved away: for routers of before
     item_cache: int = Field(50_000, ge=0)  # items whose columns a router keeps per release
     example_cache: int = Field(10_000, ge=0)  # items whose vectors a router keeps per release: no hop for an example
+    text_cache: int = Field(10_000, ge=0)  # texts whose embeddings a router keeps per release: no hop, no model
     drain_s: float | None = Field(None, gt=0)  # a replica that is stopped finishes what it has: None: max_timeout_s + 5
     surge: bool = True  # a CPU replica starts before the one that it replaces stops: needs room for one more of each
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -185,8 +185,8 @@ class Recommender:
     async def item(self, item_id: str, *, vector: bool = False) -> Columns:
         """Return all fields of one item of the served release, with its vector if wanted; NotFound."""
         view = self.serving.view()
-        row = (await self._rows(view, [item_id], self._deadline(None), fields=None))[item_id]
-        stored = {} if row.vector is None or not vector else {"vector": row.vector.tolist()}
+        row = (await self._rows(view, [item_id], self._deadline(None), fields=None, vectors=vector))[item_id]
+        stored = {} if row.vector is None else {"vector": row.vector.tolist()}
         return row.columns | stored
 
     async def user(self, user_id: str) -> UserView:
@@ -236,12 +236,17 @@ class Recommender:
         with stages.stage("understand"):
             release = view.release.name  # what is submitted is on its way: all is asked at once
             asked_users = [self._profiles.submit(ProfileQuery(release, user), deadline) for user in users]
-            asked_texts = [self._encoder.submit((release, text), deadline) for text in texts]
+            embeddings = view.embedded(texts)
+            unread = [text for text in texts if text not in embeddings]
+            asked_texts = [self._encoder.submit((release, text), deadline) for text in unread]
             waiting: list[asyncio.Future[Any]] = [*asked_users, *asked_texts]
             try:
                 rows = await self._examples(view, item_ids, deadline, fields, query.min_seq) if item_ids else {}
                 profiles = dict(zip(users, await asyncio.gather(*asked_users), strict=True)) if users else {}
-                embeddings = dict(zip(texts, await asyncio.gather(*asked_texts), strict=True)) if texts else {}
+                if unread:
+                    read = dict(zip(unread, await asyncio.gather(*asked_texts), strict=True))
+                    view.texts.keep(read)
+                    embeddings |= read
             finally:
                 for asked in waiting:
                     asked.cancel()  # of what came to nothing: who fails or hangs up leaves the queues
@@ -274,10 +279,12 @@ class Recommender:
         deadline: float,
         fields: tuple[str, ...] | None = (),
         min_seq: int = 0,
+        *,
+        vectors: bool = True,
     ) -> dict[str, ItemRow]:
-        """Return the rows of items with their vectors; NotFound where one does not exist."""
+        """Return the rows of items, with their vectors if wanted; NotFound where one does not exist."""
         rows, missing = await self.fanout.fetch(
-            view.release.name, item_ids, deadline=deadline, fields=fields, vectors=True, min_seq=min_seq
+            view.release.name, item_ids, deadline=deadline, fields=fields, vectors=vectors, min_seq=min_seq
         )
         for item_id in item_ids:
             if item_id not in rows and missing:

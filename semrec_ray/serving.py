@@ -31,7 +31,7 @@ from semrec_ray.telemetry import (
     RELEASE_AGE_S,
     SEQ,
 )
-from semrec_ray.types import Columns, ItemRow, PartStatus, Release, Space
+from semrec_ray.types import Columns, ItemRow, PartStatus, Release, Space, Vector
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Part(Protocol):
 
 
 class Recent(dict[str, T]):
-    """What was read of items lately, of at most so many; those that came first are forgotten first.
+    """What was read of items or texts lately, of at most so many; those that came first are forgotten first.
 
     A plain dict to read from: who keeps the order of use pays for it with every item of every answer.
     """
@@ -67,6 +67,10 @@ class Recent(dict[str, T]):
         super().__init__()
         self._most = most
         self.asked = self.found = 0  # since it was last told
+
+    def count(self, asked: int, found: int) -> None:
+        """Count what was looked for."""
+        self.asked, self.found = self.asked + asked, self.found + found
 
     def keep(self, read: Mapping[str, T]) -> None:
         """Keep what was read."""
@@ -90,6 +94,7 @@ class View:
     standard: tuple[str, ...]  # the fields that are answered where a query names none
     items: "Recent[Columns]"  # the standard fields of items that were answered lately
     rows: "Recent[ItemRow]"  # the vectors of items that were examples lately
+    texts: "Recent[Vector]"  # the embeddings of texts that were examples lately
     seq: int = 0
     changed: dict[str, int] = field(default_factory=dict)  # item_id: the seq that every shard has to have first
     settled: int = 0  # how often changes were settled: what was asked for before that is not kept
@@ -109,7 +114,13 @@ class View:
     def kept(self, cache: "Recent[T]", item_ids: Collection[str]) -> dict[str, T]:
         """Return what a cache has of these items."""
         found = {i: cache[i] for i in item_ids if i in cache and i not in self.changed}
-        cache.asked, cache.found = cache.asked + len(item_ids), cache.found + len(found)
+        cache.count(len(item_ids), len(found))
+        return found
+
+    def embedded(self, texts: Collection[str]) -> dict[str, Vector]:
+        """Return the embeddings of those of these texts that were asked for lately."""
+        found = {text: self.texts[text] for text in texts if text in self.texts}
+        self.texts.count(len(texts), len(found))
         return found
 
     def keep(self, cache: "Recent[T]", read: Mapping[str, T], settled: int) -> None:
@@ -152,7 +163,8 @@ def open_views(config: AppConfig) -> Follower[View]:
         standard = tuple(name for name in config.fields if name in names and name != "item_id")
         items: Recent[Columns] = Recent(config.item_cache)
         rows: Recent[ItemRow] = Recent(config.example_cache)
-        return View(release, space, fields, names, standard, items, rows, release.seq)
+        texts: Recent[Vector] = Recent(config.text_cache)
+        return View(release, space, fields, names, standard, items, rows, texts, release.seq)
 
     return Follower(store, config.channel, load, release=config.release, log=config.live_writes)
 
@@ -223,6 +235,7 @@ class Serving:
             RELEASE_AGE_S.set(_age_s(view.release))
             _tell_of("items", view.items)
             _tell_of("examples", view.rows)
+            _tell_of("texts", view.texts)
         for part in (*self.shard_status, *filter(None, self.standby_status), *self.part_status):
             labels = {"part": part.name}
             PART_UP.set(bool(part.device), labels)

@@ -8,9 +8,10 @@ import pytest
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound, Unavailable
-from semrec_ray.parts import open_profiles, open_shard, open_text_encoders
+from semrec_ray.parts import LocalEncoder, open_profiles, open_shard, open_text_encoders
 from semrec_ray.publishing import publish
 from semrec_ray.recommender import CARRIED, Recommender, compose
+from semrec_ray.search.batcher import Batcher
 from semrec_ray.search.shards import Shards
 from semrec_ray.types import Example, Query, Slate
 from tests.conftest import catalog, fill, ratings
@@ -116,6 +117,27 @@ def test_the_answer_is_the_same_to_the_bit_whatever_the_number_of_shards(store, 
     for slate, whole in zip(asyncio.run(scenario()), answer(config, *queries), strict=True):
         assert slate.items == whole.items
         assert slate.coverage == 1.0
+
+
+def test_a_text_is_embedded_once_a_release_while_it_is_among_the_latest(config):
+    embedded = list[str]()
+
+    class Encoder(LocalEncoder):
+        async def encode(self, requests):
+            embedded.extend(text for _, text in requests)
+            return [np.eye(8, dtype=np.float32)[len(text)] for _, text in requests]
+
+    async def scenario():
+        recommender = await Recommender.open(config.model_copy(update={"text_cache": 2}))
+        recommender._encoder = Batcher(Encoder(None).encode, name="encoder", **config.batch.model_dump())
+        for texts in (("a", "bb"), ("bb",), ("bb", "ccc"), ("a",)):
+            slate = await recommender.query(Query(tuple(Example(text=text) for text in texts), k=60))
+            wanted = sum(np.eye(8, dtype=np.float32)[len(text)] for text in texts)
+            given = await recommender.query(Query((Example(vector=wanted.tolist()),), k=60))
+            assert pairs(slate) == pairs(given)
+
+    asyncio.run(scenario())
+    assert embedded == ["a", "bb", "ccc", "a"], "kept: the last two"
 
 
 def test_pages_are_cuts_of_one_list(config):

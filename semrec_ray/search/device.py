@@ -7,7 +7,7 @@ either nothing left out can be among the k best, or the query is searched again 
 A batch without filters is searched by recordings (`recorded.py`), for batches and numbers of candidates of a few sizes:
 what few rows it excludes are taken out of its candidates on the host, and proven there.
 
-On a CPU the same code runs in float32: it is slower than `pruned.py` there, and the contract tests hold it to the same.
+On a CPU the same code runs in float32, and the contract tests hold it to the same; shards there have better.
 """
 
 import threading

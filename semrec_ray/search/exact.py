@@ -39,14 +39,20 @@ def exact_scores(queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 def error_bound(queries: torch.Tensor, longest: float) -> torch.Tensor:
-    """Return (B,) float64: how far a float32 inner product can be from the exact score.
+    """Return (B,) float64: how far a float32 inner product can be from the exact score."""
+    relative, underflow = errors_of(queries.shape[-1])
+    return relative * queries.double().norm(dim=-1) * longest + underflow
+
+
+def errors_of(dims: int) -> tuple[float, float]:
+    """Return how far a float32 product of x and y, (D,) each, can be off: ‖x‖‖y‖ times the first, + the second.
 
     |fl(x·y) - x·y| <= gamma_D |x|·|y| in any order of additions, gamma_D = D u / (1 - D u), u = 2^-24 (Higham,
     Accuracy and Stability of Numerical Algorithms, 3.1); |x|·|y| <= ‖x‖‖y‖; 2 u more for rounding the exact score.
     """
-    dims, unit = queries.shape[-1], 2.0**-24
+    unit = 2.0**-24
     gamma = dims * unit / (1 - dims * unit) + 2 * unit
-    return gamma * queries.double().norm(dim=-1) * longest * 1.001 + dims * 2.0**-126  # and underflow
+    return gamma * 1.001, dims * 2.0**-126  # and underflow
 
 
 def top_k(

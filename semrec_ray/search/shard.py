@@ -18,6 +18,7 @@ from semrec_ray.config import RankingConfig
 from semrec_ray.errors import SemrecError, StoreError
 from semrec_ray.search.device import ExactRows
 from semrec_ray.search.exact import Rows
+from semrec_ray.search.few import FewRows
 from semrec_ray.search.filters import FilterMasks, Mask
 from semrec_ray.search.memory import Fitting
 from semrec_ray.search.pruned import PrunedRows
@@ -32,7 +33,7 @@ from semrec_ray.types import Columns, Details, FetchQuery, Hits, ItemRow, Releas
 logger = logging.getLogger(__name__)
 
 FALLBACKS = ("popularity", "trending")  # the signals that may rank where there is no vector
-FEW_ROWS = 4096  # are searched by a plain product before they were turned and coded
+FEW_ROWS = 4096  # are searched (few.py) before they were turned and coded
 
 
 class Searcher(Protocol):
@@ -220,7 +221,9 @@ def choose_device(num_gpus: float) -> str:
 
 def open_rows(vectors: Vector, device: str) -> Searcher:
     """Return the rows of (N, D) vectors on a device, ready to be searched exactly; few rows cost next to nothing."""
-    return PrunedRows.of(vectors) if device == "cpu" and len(vectors) > FEW_ROWS else ExactRows(vectors, device)
+    if device != "cpu":
+        return ExactRows(vectors, device)
+    return PrunedRows.of(vectors) if len(vectors) > FEW_ROWS else FewRows(vectors)
 
 
 def read_rows(store: Store, release: Release, buckets: Sequence[int]) -> tuple[pa.Table, Vector]:

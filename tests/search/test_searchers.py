@@ -13,6 +13,7 @@ from semrec_ray.learn.features import unit
 from semrec_ray.search import hnsw
 from semrec_ray.search.device import ExactRows
 from semrec_ray.search.exact import exact_scores
+from semrec_ray.search.few import FewRows
 from semrec_ray.search.hnsw import HnswRows, build_graph
 from semrec_ray.search.pruned import PrunedRows
 from semrec_ray.search.shard import Searcher
@@ -30,6 +31,7 @@ def hnsw_rows(vectors: np.ndarray, config: HnswConfig | None = None) -> HnswRows
 OPEN: dict[str, Callable[[np.ndarray], Searcher]] = {
     "exact": lambda vectors: ExactRows(vectors, "cpu"),
     "pruned": PrunedRows.of,
+    "few": FewRows,
     "hnsw": hnsw_rows,
 }
 every_searcher = pytest.mark.parametrize("name", OPEN)
