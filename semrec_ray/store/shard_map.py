@@ -11,7 +11,7 @@ it yet. So every bucket is always with the owner that any map in use names.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -48,11 +48,10 @@ class ShardMap:
     owners: tuple[int, ...]  # of each bucket: a position in `shards`
     next: tuple[int, ...] | None = None  # the owners after the move that is on
     created: str = ""
+    size: int = field(init=False)  # how many shards own buckets now; of every request, so counted once
 
-    @property
-    def size(self) -> int:
-        """How many shards own buckets now."""
-        return max(self.owners) + 1
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", max(self.owners) + 1)
 
     @property
     def next_size(self) -> int:
