@@ -28,6 +28,6 @@ class ProfilesReplica(Following):
         """Wait until it has a live write."""
         await self._profiles.reach(seq)
 
-    async def status(self, serving: str | None = None) -> PartStatus:
-        """Return what they hold; the release that the caller answers from stays held."""
-        return await self._profiles.status(serving)
+    async def status(self, *serving: str | None) -> PartStatus:
+        """Return what they hold; the releases that the caller answers from stay held."""
+        return await self._profiles.status(*serving)

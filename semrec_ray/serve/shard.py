@@ -36,6 +36,6 @@ class ShardReplica(Following):
         """Wait until it has a live write."""
         await self._shard.reach(seq)
 
-    async def status(self, serving: str | None = None) -> PartStatus:
-        """Return what the shard holds; the release that the caller answers from stays held."""
-        return await self._shard.status(serving)
+    async def status(self, *serving: str | None) -> PartStatus:
+        """Return what the shard holds; the releases that the caller answers from stay held."""
+        return await self._shard.status(*serving)
