@@ -15,6 +15,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from semrec_ray.config import AppConfig
@@ -51,6 +52,7 @@ from semrec_ray.types import (
     Write,
     Written,
 )
+from semrec_ray.variants import Variants
 from semrec_ray.write import WriterPort, open_writer
 
 logger = logging.getLogger(__name__)
@@ -75,7 +77,8 @@ class Recommender:
     ) -> None:
         self.config, self.serving, self.fanout, self._writer = config, serving, fanout, writer
         self._profiles = Partitions(profiles, config.batch)
-        self.sampler, self.slates = Sampler(fanout), Slates(config, serving)
+        self.sampler, self.slates, self._variants = Sampler(fanout), Slates(config, serving), Variants(serving)
+        self._kept = partial(self.slates.get, make=self._slate)
         self._encoder = Batcher(encoder.encode, name=encoder.name, **config.batch.model_dump())
 
     @classmethod
@@ -103,7 +106,7 @@ class Recommender:
 
     async def _answer(self, query: Query) -> Slate:
         """Return the slate of one query, and let it be seen."""
-        slate = await self.slates.get(query, self._slate)
+        slate = await self._variants.answer(query, self._kept)
         count(query, slate)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("answered", extra={"facts": {"request_id": query.request_id} | slate.timings})
@@ -177,6 +180,10 @@ class Recommender:
             if item_id in pulled:
                 why["pulled_by"] = pulled[item_id]
 
+    def variants(self) -> Sequence[str]:
+        """Return the names of the channel's variants, its own first; none where it has no others."""
+        return self._variants.names()
+
     async def query_batch(self, queries: Sequence[Query]) -> list[Slate | Exception]:
         """Return each query's slate or error, in its place; they share the messages to the shards."""
         answers = await asyncio.gather(*map(self.query, queries), return_exceptions=True)
@@ -207,6 +214,7 @@ class Recommender:
         """Return a live write's place in the log, once it lasts; the errors of `errors.py`."""
         written = await self._writer.write(write, self.config.limits.max_timeout_s)
         self.slates.note(write, written.seq)
+        self._variants.note(write, written)
         return written
 
     async def status(self) -> Status:
@@ -224,6 +232,7 @@ class Recommender:
             shards=self.fanout.with_breakers(serving.shard_status),
             parts=(*self.fanout.with_breakers(filter(None, serving.standby_status)), *serving.part_status),
             seq=serving.views.seq,
+            variants=self._variants.status(),
         )
 
     async def _understand(
