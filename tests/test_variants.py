@@ -222,6 +222,25 @@ def test_kept_answers_are_those_of_the_release_and_name_who_asks_now(canary_stor
     assert sum("cache_ms" in slate.timings for slate in slates) == len(slates) - 2  # one miss of each release
 
 
+def test_what_only_a_variant_has_may_be_acted_on_and_counts_where_it_is(canary_store, config):
+    start(canary_store, "live", "canary", 0.5)
+
+    async def scenario(recommender):
+        event = {"user_id": "bob", "item_id": "i075", "rating": 5.0}  # bob has events in both releases
+        written = await recommender.write(AddEvents((event, event | {"item_id": "none"})))
+        shown = [
+            await recommender.query(Query((Example(user_id="bob"),), k=90, min_seq=seq, variant=variant))
+            for seq in (0, written.seq)
+            for variant in ("live", "canary")
+        ]
+        return written, shown
+
+    written, (_, before, live, canary) = ask(config, scenario)
+    assert (written.accepted, [place for place, _ in written.refused]) == (1, [1])
+    assert {"i075"} == {item["item_id"] for item in before.items} - {item["item_id"] for item in canary.items}
+    assert (len(live.items), live.release) == (58, pointed(canary_store, "live"))  # of 60 bob has seen two
+
+
 @pytest.fixture
 def counted(monkeypatch) -> dict[str, Counter[tuple[str, ...]]]:
     """What is counted, by the values of the labels."""
