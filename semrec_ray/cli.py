@@ -222,7 +222,7 @@ def status(url: Annotated[str, typer.Option(help="the served app")] = "http://12
         sys.exit(f"error: {url} does not answer ({error}): is the app served? (`serve run …`, `make demo`)")
     word = "[green]ready[/green]" if answer["ready"] else f"[red]not ready[/red]: {answer['reason']}"
     console.print(f"{word}   release {answer['release']}   coverage {answer['coverage']:.2f}")
-    for variant in answer["variants"]:
+    for variant in answer.get("variants", ()):
         by = variant["release"] or f"not held everywhere: {variant['error'] or 'loading'}"
         console.print(f"variant {variant['name']}   share {variant['share']:g}   {by}", highlight=False)
     table = Table("part", "rows", "device", "releases", "breaker", "error")

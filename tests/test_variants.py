@@ -16,6 +16,7 @@ from semrec_ray.publishing import publish
 from semrec_ray.recommender import Recommender
 from semrec_ray.rollout import abort, promote, start
 from semrec_ray.store.releases import move_channel, read_channel, read_release
+from semrec_ray.store.variants import move_split
 from semrec_ray.types import AddEvents, Example, Query, Slate
 from tests.conftest import catalog, fill
 
@@ -149,6 +150,19 @@ def test_a_variant_that_cannot_be_loaded_is_failing_and_the_base_is_ready(canary
     assert status.ready
     assert status.variants[1].release is None
     assert any("variant canary: " in (part.error or "") for part in status.shards)
+
+
+def test_a_variant_that_points_nowhere_is_failing_and_the_base_is_ready(canary_store, config):
+    move_split(canary_store, "live", {"live": 0.0, "blue": 1.0}, expected=None)
+
+    async def scenario(recommender):
+        return await recommender.query(by_user("nobody")), await recommender.status()
+
+    slate, status = ask(config, scenario)
+    assert (slate.variant, slate.release) == ("live", pointed(canary_store, "live"))
+    assert (status.ready, status.reason) == (True, "")
+    assert "semrec publish --channel blue" in status.variants[1].error
+    assert all("semrec publish --channel blue" in part.error for part in (*status.shards, *status.parts))
 
 
 def files_of(store, channel: str) -> set[str]:

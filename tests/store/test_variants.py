@@ -8,6 +8,7 @@ import pytest
 from semrec_ray.errors import Conflict
 from semrec_ray.splits import Split
 from semrec_ray.store import follower as following
+from semrec_ray.store import pointers
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.pointers import Pointers
 from semrec_ray.store.releases import create_release, move_channel, now, read_channel
@@ -85,6 +86,26 @@ def test_the_shares_of_the_config_hold_until_the_store_has_others(store, follow)
     split(store)
     follower.look_at_split()
     assert follower.split is None
+
+
+def test_a_look_that_read_before_a_change_does_not_undo_it(store, monkeypatch):
+    """A refresh that takes long, beside the looks that a router takes for an abort."""
+    point(store, "live", "r1")
+    split(store, canary=0.5)
+    seen, reads = Pointers(store, "live", variants={}), []
+
+    def slow(*asked) -> Split | None:
+        found = read_split(*asked)
+        reads.append(found)
+        if len(reads) == 1:
+            split(store)
+            seen.look()
+        return found
+
+    monkeypatch.setattr(pointers, "read_split", slow)
+    seen.look()
+    assert [found.further for found in reads] == [("canary",), ()]
+    assert seen.split is None
 
 
 def test_one_that_serves_a_release_by_name_or_has_no_memory_for_two_has_no_variants(store, follow):
