@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PANIC = "PanicException"  # of pyo3: what Lance raises of some damaged files
-VARIANT = "variant "  # how what is noted of a variant's channel begins
+VARIANT, SHARES = "variant", "variants"  # how what fails is noted that the channel can do without
 SERVED_S = 10.0  # for so long a release that a router was answering from counts as served
 IDLE_S = 60.0  # after which nobody can still wait for an answer from a release of a variant that has ended
 RETRIED_S = 300.0  # to replace what is held by a release that could not be loaded: nothing is served meanwhile
@@ -110,7 +110,7 @@ class Follower(Generic[T]):
 
     def variant_error(self, channel: str) -> str | None:
         """Return why a variant's release is not held; None where all is well."""
-        return self._errors.get(f"{VARIANT}{channel}")
+        return self._errors.get(f"{VARIANT} {channel}")
 
     @property
     def split(self) -> Split | None:
@@ -119,7 +119,7 @@ class Follower(Generic[T]):
 
     def look_at_split(self) -> None:
         """Look how the channel is split among its variants; blocking. Errors go to `error`, and leave it as it was."""
-        with self._noting_errors(f"{VARIANT}shares"):
+        with self._noting_errors(SHARES):
             self._pointers.look()
 
     def refresh(self) -> None:
@@ -156,11 +156,12 @@ class Follower(Generic[T]):
     def _load_variants(self) -> None:
         """Hold what the channels of the variants point at, behind the channel's own."""
         further = self._pointers.further
-        for of in [of for of in self._errors if of.startswith(VARIANT)]:
-            if of.removeprefix(VARIANT) not in (*further, "shares"):
+        kept = (SHARES, *(f"{VARIANT} {channel}" for channel in further))
+        for of in list(self._errors):  # others note theirs meanwhile
+            if of.startswith(VARIANT) and of not in kept:
                 self._errors.pop(of, None)  # of one that has ended
         for channel in further:
-            with self._noting_errors(f"{VARIANT}{channel}"):
+            with self._noting_errors(f"{VARIANT} {channel}"):
                 name = self._pointers.pointed(channel)
                 if name not in self._held:
                     self._load(name, newest=False)
