@@ -16,10 +16,11 @@ import httpx
 import lance
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from semrec_ray.cli import app as semrec
 from semrec_ray.cluster import answers, wait_until
 from semrec_ray.publishing import publish
-from semrec_ray.rollout import abort, promote, start
 from semrec_ray.splits import Split
 from semrec_ray.store import Store
 from semrec_ray.store.releases import read_channel, read_release
@@ -85,6 +86,12 @@ def app(cluster: Served, world: World) -> Iterator[str]:
     yield cluster.url(APP, "")
     serve.deploy_applications(deployment(cluster.store, port))
     wait_until(lambda: APP not in serve.get_serve_details()["applications"], 60, f"{APP} remains")
+
+
+def canary(world: World, *words: str) -> None:
+    """Run a command, as deploy/operate.md has it."""
+    done = CliRunner().invoke(semrec, ["canary", *words, "--store", world.store.uri])
+    assert done.exit_code == 0, done.output
 
 
 def status(app: str) -> dict[str, Any]:
@@ -223,7 +230,7 @@ def encoder_pid(cluster: Served) -> int:
 
 
 def test_an_abort_is_in_force_within_two_seconds_whatever_hangs_and_no_request_fails(app, world, cluster):
-    start(world.store, "live", "canary", 0.5)
+    canary(world, "start", "--share", "0.5")
     wait_until(lambda: serves(app, canary=0.5), 30, "canary is not held")
     load, ended = Load(app, world), float("inf")
 
@@ -233,7 +240,7 @@ def test_an_abort_is_in_force_within_two_seconds_whatever_hangs_and_no_request_f
         os.kill(pid, signal.SIGSTOP)
         try:
             wait_until(load.of_both_sides, 10, "not both sides are answered")
-            abort(world.store, "live")
+            canary(world, "abort")
             ended = time.monotonic()
             wait_until(lambda: len(load.since(ended + IN_FORCE_S)) > 40, 20, "nobody is answered")
         finally:
@@ -246,14 +253,14 @@ def test_an_abort_is_in_force_within_two_seconds_whatever_hangs_and_no_request_f
 
 
 def test_a_promotion_puts_everybody_on_the_variants_release_and_no_request_fails(app, world):
-    start(world.store, "live", "canary", 0.2)
+    canary(world, "start", "--share", "0.2")
     wait_until(lambda: serves(app, canary=0.2), 30, "canary is not held")
     load, followed = Load(app, world), float("inf")
 
     def act() -> None:
         nonlocal followed
         wait_until(load.of_both_sides, 10, "not both sides are answered")
-        promote(world.store, "live", "canary")
+        canary(world, "promote")
         wait_until(lambda: status(app)["release"] == world.releases["canary"], 10, "the channel is not followed")
         wait_until(lambda: not status(app)["variants"], 10, "the variants do not end")
         followed = time.monotonic()
