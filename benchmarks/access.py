@@ -43,6 +43,10 @@ GREEDY = "50/second"
 class Instant:
     """A service whose every answer is there at once."""
 
+    def variants(self) -> tuple[str, ...]:
+        """Return that there are none."""
+        return ()
+
     async def query(self, query: Query) -> Slate:
         """Return an empty slate."""
         return Slate((), True, 1.0, (), "r", {}, query.request_id)

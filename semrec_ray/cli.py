@@ -10,7 +10,7 @@ import httpx
 import typer
 from rich.table import Table
 
-from semrec_ray import access, admin, bulk, indexing, pipeline, training
+from semrec_ray import access, admin, bulk, canary, indexing, pipeline, training
 from semrec_ray.config import (
     DEFAULT_MODEL,
     AppConfig,
@@ -222,6 +222,9 @@ def status(url: Annotated[str, typer.Option(help="the served app")] = "http://12
         sys.exit(f"error: {url} does not answer ({error}): is the app served? (`serve run …`, `make demo`)")
     word = "[green]ready[/green]" if answer["ready"] else f"[red]not ready[/red]: {answer['reason']}"
     console.print(f"{word}   release {answer['release']}   coverage {answer['coverage']:.2f}")
+    for variant in answer.get("variants", ()):
+        by = variant["release"] or f"not held everywhere: {variant['error'] or 'loading'}"
+        console.print(f"variant {variant['name']}   share {variant['share']:g}   {by}", highlight=False)
     table = Table("part", "rows", "device", "releases", "breaker", "error")
     table.columns[3].overflow = "fold"
     for part in answer["shards"] + answer["parts"]:
@@ -281,6 +284,7 @@ def size_(
 
 
 app.add_typer(access.commands, name="keys")
+app.add_typer(canary.commands, name="canary")
 for command in (doctor, *admin.COMMANDS):
     app.command()(command)
 

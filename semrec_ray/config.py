@@ -37,6 +37,7 @@ from semrec_ray.sections import (
 from semrec_ray.sections import (
     WeightsConfig as WeightsConfig,
 )
+from semrec_ray.splits import wrong_in
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
@@ -193,6 +194,7 @@ class AppConfig(Section):
     store: str = Field(default_factory=lambda: os.environ.get("SEMREC_STORE", DEFAULT_STORE))
     channel: str = "live"
     release: str | None = None  # serve this one, wherever the channel points
+    variants: dict[str, float] = Field(default_factory=dict)  # channels and their shares of the users: splits.py
     live_writes: bool = True  # follow what is written while it serves; else a release answers as it was published
     topology: Literal["sharded", "inline"] = "sharded"
     shards: int = Field(2, ge=1, le=1024)
@@ -260,6 +262,20 @@ class AppConfig(Section):
                 f"hedge_after_s is {self.hedge_after_s} and replicas is 1: there is no other replica to ask, so set "
                 f"replicas to 2, or leave hedge_after_s out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _variants_can_be_served(self) -> "AppConfig":
+        if not self.variants:
+            return self
+        if wrong := wrong_in(self.channel, self.variants):
+            raise ConfigError(f"{wrong}; such as variants: {{{self.channel}: 0.95, canary: 0.05}}")
+        if self.release is not None:
+            raise ConfigError(
+                f"release is {self.release!r}, and variants follow channels: leave out the one or the other"
+            )
+        if self.swap == "replace":
+            raise ConfigError("swap is replace, and variants need memory for several releases: set swap to beside")
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from semrec_ray.search.local import LocalShard, part_status
 from semrec_ray.state.partitions import partition_name
 from semrec_ray.state.profiles import Profiles
 from semrec_ray.store.follower import Follower
+from semrec_ray.store.pointers import open_pointers
 from semrec_ray.store.shard_map import OwnBuckets, plain_map, read_map, shard_name, standby_name
 from semrec_ray.store.tables import Store
 from semrec_ray.store.vectors import read_space
@@ -54,8 +55,8 @@ class ProfilesPort(Protocol):
         """Return of each query, of each of its hits, what of the user's history pulls it; or an error, in its place."""
         ...
 
-    async def status(self, serving: str | None = None) -> PartStatus:
-        """Return what they hold; the release that the caller answers from stays held."""
+    async def status(self, *serving: str | None) -> PartStatus:
+        """Return what they hold; the releases that the caller answers from stay held."""
         ...
 
     async def reach(self, seq: int) -> None:
@@ -72,8 +73,8 @@ class EncoderPort(Protocol):
         """Return for each (release, text) the embedding by the release's model, (D,) of length 1, or an error."""
         ...
 
-    async def status(self, serving: str | None = None) -> PartStatus:
-        """Return what it holds; the release that the caller answers from stays held."""
+    async def status(self, *serving: str | None) -> PartStatus:
+        """Return what it holds; the releases that the caller answers from stay held."""
         ...
 
     async def reach(self, seq: int) -> None:
@@ -109,9 +110,9 @@ class LocalProfiles(ProfilesPort):
     def _pulls(self, queries: list[PullQuery]) -> list[list[list[Pull]] | Exception]:
         return [_counted(self.held, query, Profiles.pulls) for query in queries]
 
-    async def status(self, serving: str | None = None) -> PartStatus:
-        """Return what they hold; the release that the caller answers from stays held."""
-        self.held.note_served(serving)
+    async def status(self, *serving: str | None) -> PartStatus:
+        """Return what they hold; the releases that the caller answers from stay held."""
+        self.held.note_served(*serving)
         newest = _newest(self.held)
         return part_status(self.name, self.held, len(newest) if newest else 0, "cpu")
 
@@ -142,9 +143,9 @@ class LocalEncoder(EncoderPort):
         """Return for each (release, text) the embedding by the release's model, or an error."""
         return await asyncio.to_thread(self._encode, requests)
 
-    async def status(self, serving: str | None = None) -> PartStatus:
-        """Return what it holds; the release that the caller answers from stays held."""
-        self.held.note_served(serving)
+    async def status(self, *serving: str | None) -> PartStatus:
+        """Return what it holds; the releases that the caller answers from stay held."""
+        self.held.note_served(*serving)
         return part_status(self.name, self.held, 0, "cpu")
 
     async def reach(self, seq: int) -> None:
@@ -204,12 +205,7 @@ def open_shard(config: AppConfig, shard: int, *, shards: int | None, standby: bo
         lacking = wanted & ~rows.buckets
         return load(release, lacking) if lacking else None
 
-    held = Follower(
-        *(store, config.channel, load),
-        release=config.release,
-        log=config.live_writes,
-        replace=config.swap == "replace",
-    )
+    held = Follower(store, open_pointers(config), load, log=config.live_writes, replace=config.swap == "replace")
     held.fit = fit
     return LocalShard(standby_name(name) if standby else name, held, device, lambda: own.seen)
 
@@ -229,8 +225,8 @@ def open_profiles(config: AppConfig, partition: int = 0, *, partitions: int = 1)
     def load(release: Release) -> Profiles:
         return load_profiles(store, release, config, partition, partitions)
 
-    name = partition_name(partition, partitions)
-    return LocalProfiles(Follower(store, config.channel, load, release=config.release, log=config.live_writes), name)
+    held = Follower(store, open_pointers(config), load, log=config.live_writes)
+    return LocalProfiles(held, partition_name(partition, partitions))
 
 
 def open_text_encoders(config: AppConfig, *, model_at_once: bool = True) -> LocalEncoder:
@@ -239,7 +235,7 @@ def open_text_encoders(config: AppConfig, *, model_at_once: bool = True) -> Loca
     A release is held once its model is loaded; without `model_at_once` that waits for the first text.
     """
     store = Store(config.store)
-    open_model = lru_cache(2)(open_encoder)  # as many as a follower holds releases, which mostly share one
+    open_model = lru_cache(3)(open_encoder)  # as many as a follower holds releases beside a canary; mostly one
 
     def load(release: Release) -> Callable[[], Encoder] | None:
         model = config.model or read_space(store, release.space).model
@@ -249,7 +245,7 @@ def open_text_encoders(config: AppConfig, *, model_at_once: bool = True) -> Loca
             open_model(model)
         return partial(open_model, model)
 
-    return LocalEncoder(Follower(store, config.channel, load, release=config.release, log=config.live_writes))
+    return LocalEncoder(Follower(store, open_pointers(config), load, log=config.live_writes))
 
 
 def _newest(held: Follower[T]) -> T | None:

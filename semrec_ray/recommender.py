@@ -15,12 +15,14 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import NotFound, Unavailable
 from semrec_ray.examples import Parts, add_up
 from semrec_ray.explaining import pulled_by
+from semrec_ray.items import Items
 from semrec_ray.partitions import Partitions
 from semrec_ray.parts import EncoderPort, ProfilesPort, open_local_parts
 from semrec_ray.plan import Plan, compared_fields, filter_of, make_plan, rules_of
@@ -51,6 +53,7 @@ from semrec_ray.types import (
     Write,
     Written,
 )
+from semrec_ray.variants import Variants
 from semrec_ray.write import WriterPort, open_writer
 
 logger = logging.getLogger(__name__)
@@ -74,8 +77,10 @@ class Recommender:
         writer: WriterPort,
     ) -> None:
         self.config, self.serving, self.fanout, self._writer = config, serving, fanout, writer
+        self._items = Items(fanout)
         self._profiles = Partitions(profiles, config.batch)
-        self.sampler, self.slates = Sampler(fanout), Slates(config, serving)
+        self.sampler, self.slates, self._variants = Sampler(fanout), Slates(config, serving), Variants(serving)
+        self._kept = partial(self.slates.get, make=self._slate)
         self._encoder = Batcher(encoder.encode, name=encoder.name, **config.batch.model_dump())
 
     @classmethod
@@ -103,7 +108,7 @@ class Recommender:
 
     async def _answer(self, query: Query) -> Slate:
         """Return the slate of one query, and let it be seen."""
-        slate = await self.slates.get(query, self._slate)
+        slate = await self._variants.answer(query, self._kept)
         count(query, slate)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("answered", extra={"facts": {"request_id": query.request_id} | slate.timings})
@@ -150,7 +155,7 @@ class Recommender:
             if carried:
                 columns = _carried(found, page)
             else:
-                columns, unread = await self._columns(view, item_ids, fields, deadline, query.min_seq)
+                columns, unread = await self._items.columns(view, item_ids, fields, deadline, query.min_seq)
         if query.explain and vector is not None:
             with stages.stage("explain"):
                 await self._explain(parts, asked, item_ids, page, deadline)
@@ -177,6 +182,10 @@ class Recommender:
             if item_id in pulled:
                 why["pulled_by"] = pulled[item_id]
 
+    def variants(self) -> Sequence[str]:
+        """Return the names of the channel's variants, its own first; none where it has no others."""
+        return self._variants.names()
+
     async def query_batch(self, queries: Sequence[Query]) -> list[Slate | Exception]:
         """Return each query's slate or error, in its place; they share the messages to the shards."""
         answers = await asyncio.gather(*map(self.query, queries), return_exceptions=True)
@@ -185,7 +194,7 @@ class Recommender:
     async def item(self, item_id: str, *, vector: bool = False) -> Columns:
         """Return all fields of one item of the served release, with its vector if wanted; NotFound."""
         view = self.serving.view()
-        row = (await self._rows(view, [item_id], self._deadline(None), fields=None, vectors=vector))[item_id]
+        row = (await self._items.rows(view, [item_id], self._deadline(None), fields=None, vectors=vector))[item_id]
         stored = {} if row.vector is None else {"vector": row.vector.tolist()}
         return row.columns | stored
 
@@ -196,7 +205,7 @@ class Recommender:
         profile = await self._profiles.submit(query, deadline)
         if profile is None:
             raise NotFound(f"user {user_id!r} has no events in release {view.release.name}")
-        columns, _ = await self._columns(view, [event.item_id for event in profile.history], ("title",), deadline)
+        columns, _ = await self._items.columns(view, [event.item_id for event in profile.history], ("title",), deadline)
         history = tuple(
             {"title": columns.get(event.item_id, {}).get("title")} | dataclasses.asdict(event)
             for event in profile.history
@@ -207,6 +216,7 @@ class Recommender:
         """Return a live write's place in the log, once it lasts; the errors of `errors.py`."""
         written = await self._writer.write(write, self.config.limits.max_timeout_s)
         self.slates.note(write, written.seq)
+        self._variants.note(write, written)
         return written
 
     async def status(self) -> Status:
@@ -224,6 +234,7 @@ class Recommender:
             shards=self.fanout.with_breakers(serving.shard_status),
             parts=(*self.fanout.with_breakers(filter(None, serving.standby_status)), *serving.part_status),
             seq=serving.views.seq,
+            variants=self._variants.status(),
         )
 
     async def _understand(
@@ -241,7 +252,7 @@ class Recommender:
             asked_texts = [self._encoder.submit((release, text), deadline) for text in unread]
             waiting: list[asyncio.Future[Any]] = [*asked_users, *asked_texts]
             try:
-                rows = await self._examples(view, item_ids, deadline, fields, query.min_seq) if item_ids else {}
+                rows = await self._items.examples(view, item_ids, deadline, fields, query.min_seq) if item_ids else {}
                 profiles = dict(zip(users, await asyncio.gather(*asked_users), strict=True)) if users else {}
                 if unread:
                     read = dict(zip(unread, await asyncio.gather(*asked_texts), strict=True))
@@ -258,61 +269,6 @@ class Recommender:
         if query.exclude_seen:
             exclude.update(item_id for profile in profiles.values() if profile for item_id in profile.seen)
         return parts, tuple(sorted(exclude)), [row.columns for row in rows.values()]
-
-    async def _examples(
-        self, view: View, item_ids: Sequence[str], deadline: float, fields: tuple[str, ...], min_seq: int
-    ) -> dict[str, ItemRow]:
-        """Return the rows of example items in their order; those without fields from a cache."""
-        if fields:
-            return await self._rows(view, item_ids, deadline, fields, min_seq)
-        known, settled = view.kept(view.rows, item_ids), view.settled
-        if unknown := [item_id for item_id in item_ids if item_id not in known]:
-            read = await self._rows(view, unknown, deadline, min_seq=min_seq)
-            view.keep(view.rows, read, settled)
-            known |= read
-        return {item_id: known[item_id] for item_id in item_ids}
-
-    async def _rows(
-        self,
-        view: View,
-        item_ids: Sequence[str],
-        deadline: float,
-        fields: tuple[str, ...] | None = (),
-        min_seq: int = 0,
-        *,
-        vectors: bool = True,
-    ) -> dict[str, ItemRow]:
-        """Return the rows of items, with their vectors if wanted; NotFound where one does not exist."""
-        rows, missing = await self.fanout.fetch(
-            view.release.name, item_ids, deadline=deadline, fields=fields, vectors=vectors, min_seq=min_seq
-        )
-        for item_id in item_ids:
-            if item_id not in rows and missing:
-                raise Unavailable(f"item {item_id!r} cannot be read while {', '.join(missing)} is out")
-            if item_id not in rows:
-                raise NotFound(f"item {item_id!r} is not in release {view.release.name}")
-        return rows
-
-    async def _columns(
-        self, view: View, item_ids: Iterable[str], fields: tuple[str, ...], deadline: float, min_seq: int = 0
-    ) -> tuple[dict[str, Columns], tuple[str, ...]]:
-        """Return the fields of items, and the shards that did not answer; the default ones from a cache."""
-        if not fields:
-            return {}, ()
-        standard = view.standard
-        cached = fields is standard or set(fields) <= set(standard)
-        wanted = list(dict.fromkeys(item_ids))
-        columns, settled = view.kept(view.items, wanted) if cached else {}, view.settled
-        unknown = [item_id for item_id in wanted if item_id not in columns]
-        if not unknown:
-            return columns, ()
-        rows, missing = await self.fanout.fetch(
-            view.release.name, unknown, deadline=deadline, fields=standard if cached else fields, min_seq=min_seq
-        )
-        read = {item_id: row.columns for item_id, row in rows.items()}
-        if cached:
-            view.keep(view.items, read, settled)
-        return columns | read, missing
 
     def _check_filters(self, query: Query, rules: Sequence[Rule], view: View) -> None:
         limits = self.config.limits

@@ -1,4 +1,4 @@
-"""What is served: the channel and every part's status in, the release to answer from out."""
+"""What is served: the channel, its variants and every part's status in, the releases to answer from out."""
 
 import asyncio
 import logging
@@ -18,6 +18,7 @@ from semrec_ray.state.touched import Touched
 from semrec_ray.store.changes import Change
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.items import INTERNAL, ITEMS_TABLE
+from semrec_ray.store.pointers import open_pointers
 from semrec_ray.store.tables import Store
 from semrec_ray.store.vectors import read_space
 from semrec_ray.telemetry import (
@@ -48,8 +49,8 @@ class Part(Protocol):
 
     name: str
 
-    async def status(self, serving: str | None = None) -> PartStatus:
-        """Return what the part holds; the release that the caller answers from stays held."""
+    async def status(self, *serving: str | None) -> PartStatus:
+        """Return what the part holds; the releases that the caller answers from stay held."""
         ...
 
     async def reach(self, seq: int) -> None:
@@ -166,7 +167,7 @@ def open_views(config: AppConfig) -> Follower[View]:
         texts: Recent[Vector] = Recent(config.text_cache)
         return View(release, space, fields, names, standard, items, rows, texts, release.seq)
 
-    return Follower(store, config.channel, load, release=config.release, log=config.live_writes)
+    return Follower(store, open_pointers(config), load, log=config.live_writes)
 
 
 def _whole_items(store: Store, release: Release) -> pa.Schema:
@@ -180,13 +181,17 @@ def _whole_items(store: Store, release: Release) -> pa.Schema:
 
 
 class Serving:
-    """Chooses the release that queries are answered from: the newest that every answering part holds."""
+    """Chooses the release that queries are answered from: the newest that every answering part holds.
+
+    Of each variant of the channel too; one that they do not hold is not answered from.
+    """
 
     def __init__(self, views: Follower[View], shards: Shards, others: Sequence[Part]) -> None:
         self.views, self.shards, self._others = views, shards, others
         self.rows = Coverage()
         self._owning = 0  # of the shards, the first ones
         self.release: str | None = None
+        self.variants: dict[str, str] = {}  # of the channel, without itself: the release of each that is answered from
         self.shard_status: tuple[PartStatus, ...] = ()
         self.standby_status: tuple[PartStatus | None, ...] = ()  # of each shard
         self.part_status: tuple[PartStatus, ...] = ()
@@ -194,13 +199,14 @@ class Serving:
 
     async def refresh(self) -> None:
         """Look at the channel and at every part, then choose; a part that does not answer does not hold it up."""
-        self.views.note_served(self.release)
+        self.views.note_served(*self._served())
         await asyncio.to_thread(self.shards.refresh)
         await asyncio.to_thread(self.views.refresh)
         known = self.shards.known
         ports, standbys = (known.ports, known.standbys) if known else ((), ())
         asked = (*ports, *standbys, *self._others)
-        statuses = await asyncio.gather(*(_status(part, self.release) for part in asked))
+        served = self._served()
+        statuses = await asyncio.gather(*(_status(part, served) for part in asked))
         self.shard_status = tuple(filter(None, statuses[: len(ports)]))
         self.standby_status = tuple(statuses[len(ports) : 2 * len(ports)])
         self.part_status = tuple(filter(None, statuses[2 * len(ports) :]))
@@ -217,13 +223,24 @@ class Serving:
         self._choose(answering, searching)
         self._tell()
 
+    def _served(self) -> list[str | None]:
+        """Return what is answered from, the channel's last: of all it is held longest."""
+        return [*self.variants.values(), self.release]
+
     def _choose(self, answering: Sequence[Sequence[PartStatus]], searching: bool) -> None:
-        for release in self.views.releases:
-            if searching and all(_holds(one, release.name) for one in answering):
-                if release.name != self.release:
-                    logger.info("serving release %s", release.name)
-                self.release = release.name
-                return
+        if not searching:
+            return
+
+        def newest(channel: str) -> str | None:
+            held = (release.name for release in self.views.of(channel))
+            return next((name for name in held if all(_holds(one, name) for one in answering)), None)
+
+        release, split = newest(self.views.channel), self.views.split
+        if release is not None:
+            if release != self.release:
+                logger.info("serving release %s", release)
+            self.release = release
+        self.variants = {name: of for name in (split.further if split else ()) if (of := newest(name))}
 
     def _tell(self) -> None:
         """Set the gauges of what is served, and of every part that it is made of."""
@@ -275,8 +292,8 @@ class Serving:
 
     def not_ready(self) -> str:
         """Return why not every part holds the channel's release; empty when all do."""
-        if self.views.error:
-            return self.views.error
+        if self.views.base_error:
+            return self.views.base_error
         if self.shards.known is None:
             return f"the map of the shards cannot be read: {self.shards.error}"
         if not self.views.releases:
@@ -323,12 +340,12 @@ def _holds(one: Sequence[PartStatus], release: str) -> bool:
     return any(release in each.releases for each in one)
 
 
-async def _status(part: Part | None, serving: str | None) -> PartStatus | None:
+async def _status(part: Part | None, serving: Sequence[str | None]) -> PartStatus | None:
     if part is None:
         return None
     try:
         async with asyncio.timeout(STATUS_TIMEOUT_S):
-            return await part.status(serving)
+            return await part.status(*serving)
     except Exception as error:  # the fan-out's edge: a part that fails holds nothing
         reason = error.message if isinstance(error, SemrecError) else type(error).__name__
         return PartStatus(part.name, (), 0, "", f"no answer ({reason})")

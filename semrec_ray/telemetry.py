@@ -96,6 +96,17 @@ HEAD_SHARE = Metric(
 )
 DISTANCE = Metric("semrec_slate_distance_ratio", "histogram", "1 - cosine between items of sampled slates", (), SHARES)
 
+VARIANT_QUERIES = Metric(
+    "semrec_variant_queries_total",
+    "counter",
+    "queries of each variant of the channel: whole, partial, fallback, failed",
+    ("variant", "kind"),
+)
+VARIANT_MS = Metric("semrec_variant_ms", "histogram", "how long queries of each variant took", ("variant",), MS)
+VARIANT_EVENTS = Metric(
+    "semrec_variant_events_total", "counter", "events of the users on the side of each variant", ("variant",)
+)
+
 SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Requests": (REQUEST_MS, STAGE_MS, SLATES, REFUSED, SHARD_MISSING),
     "Parts": (
@@ -114,6 +125,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     ),
     "Catalog and writes": (RELEASE_AGE_S, SEQ, PART_BEHIND, WRITES, COMMIT_MS, COMMIT_SIZE, FOLDS, CACHE),
     "Recommendations": (FOR_USERS, COLD, SHOWN_SHARE, HEAD_SHARE, DISTANCE),
+    "Variants": (VARIANT_QUERIES, VARIANT_MS, VARIANT_EVENTS),
 }
 METRICS: tuple[Metric, ...] = tuple(metric for section in SECTIONS.values() for metric in section)
 

@@ -5,6 +5,7 @@ row           int, the position of an item in one shard
 shard         the part of the catalog that one process searches
 release       one published, immutable meaning of "the catalog and its space"
 channel       a name that points at a release: `live`, `canary`
+variant       a channel that answers a share of the users of another one
 space         the learned map into which items, users and queries are embedded; vectors of two spaces never meet
 hits          rows and scores of one search, best first
 candidates    hits with their columns
@@ -30,6 +31,7 @@ import numpy.typing as npt
 import orjson
 
 from semrec_ray.rules import Rule
+from semrec_ray.splits import VariantStatus
 
 Vector = npt.NDArray[np.float32]
 Filter = Mapping[str, Any]
@@ -72,6 +74,7 @@ class Query:
     rules: tuple[Rule, ...] = ()
     default_rules: bool = True  # the configured rules hold too
     explain: bool = False  # say why of every item
+    variant: str | None = None  # a tester's wish, whatever side the user is on
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,7 @@ class Slate:
     timings: dict[str, float]  # stage_ms
     request_id: str
     fallback: str | None = None  # popular | trending, where nothing was known to rank by
+    variant: str | None = None  # that answered, where the channel has variants
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +361,7 @@ class Status:
     shards: tuple[PartStatus, ...]
     parts: tuple[PartStatus, ...]  # the others
     seq: int = 0  # the last live write that the router knows of
+    variants: tuple[VariantStatus, ...] = ()  # the channel's own first; none where it has no others
 
 
 class Service(Protocol):
@@ -364,6 +369,10 @@ class Service(Protocol):
 
     async def query(self, query: Query) -> Slate:
         """Return the slate of one query; raises the errors of `errors.py`."""
+        ...
+
+    def variants(self) -> Sequence[str]:
+        """Return the names of the channel's variants, its own first; none where it has no others."""
         ...
 
     async def query_batch(self, queries: Sequence[Query]) -> list[Slate | Exception]:

@@ -41,6 +41,32 @@ def test_a_graph_for_gpus_is_refused():
         AppConfig(auth=AUTH, index="hnsw", num_gpus=1)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"variants": {"canary": 1.0}}, r"without the channel 'live' itself.*variants: \{live: 0.95, canary: 0.05\}"),
+        (
+            {"variants": {"live": 0.9, "canary": 0.2}},
+            r"live: 0.9, canary: 0.2\} add up to 1.1: they have to",
+        ),
+        ({"variants": {"live": 1.5, "canary": -0.5}}, "share of variant 'live' is 1.5: give one from 0 to 1"),
+        ({"variants": {"live": 0.0, "a b": 1.0}}, "'a b' has a name that no header can have"),
+        ({"variants": {"live": 0.2} | {f"v{i}": 0.1 for i in range(8)}}, "there are 9 variants: name at most 8"),
+        ({"variants": {"live": 1.0}, "release": "r1"}, "release is 'r1', and variants follow channels"),
+        ({"variants": {"live": 1.0}, "swap": "replace"}, "swap is replace, and variants need memory"),
+    ],
+)
+def test_variants_that_cannot_be_served_are_refused_with_the_fix(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        AppConfig(auth=AUTH, **settings)
+
+
+def test_variants_are_shares_of_channels_and_by_default_there_are_none():
+    assert AppConfig(auth=AUTH).variants == {}
+    shares = {"movies": 0.7, "a": 0.1, "b": 0.2}
+    assert AppConfig(auth=AUTH, channel="movies", variants=shares).variants == shares
+
+
 def test_a_misspelt_setting_is_an_error():
     with pytest.raises(ValidationError, match="shard_count"):
         AppConfig(auth=AUTH, shard_count=3)

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "semrec_ray"
 LAYERS = [
-    {"rules", "errors", "telemetry", "pace"},
+    {"rules", "errors", "telemetry", "pace", "splits"},
     {"tracing", "sizing"},
     {"stages"},
     {"types", "sections"},
@@ -18,14 +18,14 @@ LAYERS = [
     {"search", "rank"},
     {"plan", "users", "write"},
     {"parts", "serving", "examples", "ranker", "sampling", "moving"},
-    {"partitions", "slates"},
+    {"partitions", "slates", "variants"},
     {"explaining"},
     {"recommender", "pipeline", "publishing", "rollback", "indexing", "training", "api"},
     {"cluster", "evaluate", "bulk", "asking", "deployment"},
-    {"gates", "comparison"},
+    {"gates", "comparison", "rollout"},
     {"migration"},
     {"demo", "terminal"},
-    {"admin", "access", "doctor"},
+    {"admin", "access", "canary", "doctor"},
     {"serve"},
     {"cli"},  # `semrec reshard` starts Serve applications: it imports serve, but only when it is asked for
 ]

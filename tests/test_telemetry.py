@@ -12,7 +12,7 @@ from semrec_ray.telemetry import METRICS, REQUEST_ID, JsonLines, TextLines
 from semrec_ray.types import Example, Query
 
 UNITS = ("_ms", "_seconds", "_ratio", "_total", "_size", "_rows", "_seqs", "_seq", "_up", "_out", "_failing", "_ready")
-LABELS = {"verb", "status", "stage", "kind", "part", "cache", "outcome"}
+LABELS = {"verb", "status", "stage", "kind", "part", "cache", "outcome", "variant"}
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)

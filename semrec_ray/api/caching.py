@@ -4,6 +4,9 @@ What is alike for everybody (short forms of GET that name no user) has an ETag o
 kept by anybody who asks again before each use, or every `edge_s` seconds; who has it already gets a 304 without a body.
 A partial answer, a user's, and what was asked by POST are nobody's to keep. The tag is a weak one: the same answer has
 other timings, and another request's id.
+
+Where the channel has variants, a tester's header makes another answer, and a cache always asks first: what was answered
+by a variant that is over must not be told any longer.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +16,7 @@ from typing import Any
 import orjson
 
 from semrec_ray.api.schemas import slate_json
-from semrec_ray.api.wire import NOT_MODIFIED
+from semrec_ray.api.wire import NOT_MODIFIED, VARIANT
 from semrec_ray.types import JsonItems, Slate
 
 VARY = "authorization, x-api-key"  # who may not ask must not get what others were answered
@@ -31,11 +34,13 @@ def public(slate: Slate, known: str, edge_s: int) -> Reply:
     if slate.missing or slate.coverage < 1:
         return private(slate_json(slate))
     json = slate.items.json if isinstance(slate.items, JsonItems) else orjson.dumps(slate.items)
-    tag = f'W/"{blake2b(json, digest_size=12, key=slate.release.encode()[:64]).hexdigest()}"'
+    digest = blake2b(json, digest_size=12, key=slate.release.encode()[:64])
+    digest.update((slate.variant or "").encode())
+    tag = f'W/"{digest.hexdigest()}"'
     headers = {
         "etag": tag,
-        "cache-control": f"public, max-age={edge_s}" if edge_s else "public, no-cache",
-        "vary": VARY,
+        "cache-control": f"public, max-age={edge_s}" if edge_s and slate.variant is None else "public, no-cache",
+        "vary": VARY if slate.variant is None else f"{VARY}, {VARIANT}",
     }
     if knows(known, tag):
         return NOT_MODIFIED, b"", headers

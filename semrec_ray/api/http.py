@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, FastAPI, Path, Request, Response
+from fastapi import APIRouter, FastAPI, Header, Path, Request, Response
 from fastapi import Query as Parameter
 from fastapi.exceptions import RequestValidationError
 from starlette.convertors import PathConvertor, register_url_convertor
@@ -36,7 +36,17 @@ from semrec_ray.api.schemas import (
     written_json,
 )
 from semrec_ray.api.verbs import QueryVerbs
-from semrec_ray.api.wire import INTERNAL, REQUEST_ID, SECURITY, error_json, headers_of, path_of, problem, request_id_of
+from semrec_ray.api.wire import (
+    INTERNAL,
+    REQUEST_ID,
+    SECURITY,
+    VARIANT,
+    error_json,
+    headers_of,
+    path_of,
+    problem,
+    request_id_of,
+)
 from semrec_ray.config import AppConfig, LimitsConfig
 from semrec_ray.errors import InvalidRequest, SemrecError
 from semrec_ray.telemetry import REQUEST_ID as REQUEST_ID_VAR
@@ -54,6 +64,9 @@ _STOPPED = 499  # of a write whose caller hung up, or that failed in a way that 
 K = Annotated[int, Parameter(ge=1, description="how many items")]
 Offset = Annotated[int, Parameter(ge=0, description="how many to skip")]
 Fields = Annotated[str | None, Parameter(description="comma-separated columns to return; * for all")]
+Wish = Annotated[
+    str | None, Header(alias=VARIANT, description="a variant that answers whatever side the user is on; for testers")
+]
 
 
 class _AnyText(PathConvertor):
@@ -108,7 +121,7 @@ def _for_browsers(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
         app,
         allow_origins=origins,
         allow_methods=["GET", "POST", "PUT", "DELETE"],
-        allow_headers=["authorization", "content-type", "x-api-key", REQUEST_ID],
+        allow_headers=["authorization", "content-type", "x-api-key", REQUEST_ID, VARIANT],
         expose_headers=[REQUEST_ID, "retry-after", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"],
     )
 
@@ -118,23 +131,25 @@ def _query_verbs() -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["query"], responses=_ERRORS)
 
     @routes.post("/query", response_model=SlateAnswer)
-    async def query(body: QueryBody) -> None:
+    async def query(body: QueryBody, variant: Wish = None) -> None:
         """Answer any mix of examples (items, users, texts, vectors; negative weights push away)."""
 
     @routes.post("/query/batch", response_model=BatchAnswer)
-    async def query_batch(body: BatchBody) -> None:
+    async def query_batch(body: BatchBody, variant: Wish = None) -> None:
         """Answer several queries with one fan-out; each result or error stands in its place."""
 
     @routes.get("/search", response_model=SlateAnswer)
-    async def search(q: str, k: K = 10, offset: Offset = 0, fields: Fields = None) -> None:
+    async def search(q: str, k: K = 10, offset: Offset = 0, fields: Fields = None, variant: Wish = None) -> None:
         """Find items by a text in any words."""
 
     @routes.get("/similar/{item_id:id}", response_model=SlateAnswer)
-    async def similar(item_id: Id, k: K = 10, offset: Offset = 0, fields: Fields = None) -> None:
+    async def similar(item_id: Id, k: K = 10, offset: Offset = 0, fields: Fields = None, variant: Wish = None) -> None:
         """Find items like an item."""
 
     @routes.get("/recommend/{user_id:id}", response_model=SlateAnswer)
-    async def recommend(user_id: Id, k: K = 10, offset: Offset = 0, fields: Fields = None) -> None:
+    async def recommend(
+        user_id: Id, k: K = 10, offset: Offset = 0, fields: Fields = None, variant: Wish = None
+    ) -> None:
         """Recommend to a user what they have not seen; what is popular where nothing is known of them."""
 
     return routes

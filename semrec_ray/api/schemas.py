@@ -265,6 +265,7 @@ class SlateAnswer(BaseModel):
     timings: dict[str, float] = Field(description="milliseconds per stage")
     request_id: str
     fallback: Literal["popular", "trending"] | None = Field(None, description="there was nothing known to rank by")
+    variant: str | None = Field(None, description="of the channel, that answered; where it has variants")
 
 
 class BatchAnswer(BaseModel):
@@ -284,6 +285,8 @@ def slate_json(slate: Slate) -> dict[str, Any]:
         "timings": slate.timings,
         "request_id": slate.request_id,
     }
+    if slate.variant is not None:
+        answer["variant"] = slate.variant
     return answer if slate.fallback is None else answer | {"fallback": slate.fallback}
 
 

@@ -6,7 +6,8 @@ which also documents them (`http.py`).
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -19,7 +20,7 @@ from semrec_ray.api.auth import caller_of
 from semrec_ray.api.bodies import read_json
 from semrec_ray.api.caching import Reply, known_in, private, public
 from semrec_ray.api.schemas import LONGEST_ID, BatchBody, QueryBody, slate_json
-from semrec_ray.api.wire import INTERNAL, error_json, headers_of, name_of, path_of, problem, send_json
+from semrec_ray.api.wire import INTERNAL, VARIANT, error_json, headers_of, name_of, path_of, problem, send_json, shown
 from semrec_ray.config import LimitsConfig
 from semrec_ray.errors import InvalidRequest, SemrecError
 from semrec_ray.telemetry import REQUEST_ID as REQUEST_ID_VAR
@@ -79,12 +80,14 @@ class QueryVerbs:
             return 500, orjson.dumps(error_json(*INTERNAL, name)), {}
 
     async def _query(self, scope: Scope, receive: Receive, name: str) -> Reply:
-        body = parsed(QueryBody, await read_json(scope, receive, self._limits))
-        return private(slate_json(await self._service().query(body.to_query(self._limits, name))))
+        body, service = parsed(QueryBody, await read_json(scope, receive, self._limits)), self._service()
+        query = wishing(wish_in(scope, service.variants()), body.to_query(self._limits, name))
+        return private(slate_json(await service.query(query)))
 
     async def _short(self, scope: Scope, receive: Receive, name: str) -> Reply:
-        path = path_of(scope)
-        slate = await self._service().query(self._short_query(path, scope["query_string"], name))
+        path, service = path_of(scope), self._service()
+        query = self._short_query(path, scope["query_string"], name)
+        slate = await service.query(wishing(wish_in(scope, service.variants()), query))
         if path.startswith(RECOMMEND):
             return private(slate_json(slate))
         return public(slate, known_in(scope["headers"]), self._edge_s)
@@ -115,15 +118,16 @@ class QueryVerbs:
         body = parsed(BatchBody, content)
         total = len(body.queries)
         await caller_of(scope).charge(total - 1, together=total)  # the request itself has been counted
-        return private({"results": await self._results(body, name)})
+        wish = wish_in(scope, self._service().variants())
+        return private({"results": await self._results(body, wish, name)})
 
-    async def _results(self, body: BatchBody, name: str) -> list[Json]:
+    async def _results(self, body: BatchBody, wish: str | None, name: str) -> list[Json]:
         """Return each query's answer or error, in its place."""
         results: list[Json] = [{}] * len(body.queries)
         queries: dict[int, Query] = {}
         for place, one in enumerate(body.queries):
             try:
-                queries[place] = one.to_query(self._limits, name)
+                queries[place] = wishing(wish, one.to_query(self._limits, name))
             except SemrecError as error:
                 results[place] = error_json(error.code, error.message, name)
         answers = await self._service().query_batch(list(queries.values()))
@@ -139,6 +143,21 @@ def parsed(model: type[Body], content: object) -> Body:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise InvalidRequest(problem({**first, "loc": ("body", *first["loc"])})) from error
+
+
+def wish_in(scope: Scope, variants: Sequence[str]) -> str | None:
+    """Return the variant that a request's header asks for, where there are any; InvalidRequest names them."""
+    if not variants:
+        return None
+    given = next((value.decode("latin-1") for name, value in scope["headers"] if name == VARIANT.encode()), None)
+    if given is not None and given not in variants:
+        raise InvalidRequest(f"{VARIANT} is {shown(given)}: the variants are {', '.join(variants)}")
+    return given
+
+
+def wishing(variant: str | None, query: Query) -> Query:
+    """Return a query that is to be answered by a variant, if one is wished for."""
+    return query if variant is None else replace(query, variant=variant)
 
 
 def _short_form(path: str, query_string: bytes, longest: int) -> QueryBody:

@@ -11,6 +11,7 @@ from starlette.types import Scope, Send
 from semrec_ray.errors import Overloaded, SemrecError, Unauthenticated
 
 REQUEST_ID = "x-request-id"
+VARIANT = "x-semrec-variant"  # a tester's wish
 INTERNAL = "internal", "internal error"  # code and message of what was not foreseen: no details leave the house
 SECURITY = {  # OWASP's list for REST; Strict-Transport-Security is for what ends TLS in front of us to say
     "cache-control": "no-store",

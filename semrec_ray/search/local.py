@@ -79,9 +79,9 @@ class LocalShard(ShardPort):
             return self._fetch(queries)
         return await asyncio.to_thread(self._fetch, queries)
 
-    async def status(self, serving: str | None = None) -> PartStatus:
-        """Return what the shard holds; the release that the caller answers from stays held."""
-        self.held.note_served(serving)
+    async def status(self, *serving: str | None) -> PartStatus:
+        """Return what the shard holds; the releases that the caller answers from stay held."""
+        self.held.note_served(*serving)
         seen = self._map_seen()  # first: what is held then is not dropped by an older map any more
         held = tuple(live.held for live in self.held.loaded)
         rows = int(held[0].rows.sum()) if held else 0

@@ -25,8 +25,8 @@ class ShardPort(Protocol):
         """Return for each query the items that this shard holds."""
         ...
 
-    async def status(self, serving: str | None = None) -> PartStatus:
-        """Return what the shard holds; the release that the caller answers from stays held."""
+    async def status(self, *serving: str | None) -> PartStatus:
+        """Return what the shard holds; the releases that the caller answers from stay held."""
         ...
 
     async def reach(self, seq: int) -> None:
@@ -48,7 +48,7 @@ class Absent:
         """Return errors."""
         return [self._error()] * len(queries)
 
-    async def status(self, serving: str | None = None) -> PartStatus:
+    async def status(self, *serving: str | None) -> PartStatus:
         """Say that it is not there."""
         raise self._error()
 

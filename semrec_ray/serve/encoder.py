@@ -24,6 +24,6 @@ class EncoderReplica(Following):
         """Wait until it has a live write."""
         await self._encoder.reach(seq)
 
-    async def status(self, serving: str | None = None) -> PartStatus:
-        """Return what it holds; the release that the caller answers from stays held."""
-        return await self._encoder.status(serving)
+    async def status(self, *serving: str | None) -> PartStatus:
+        """Return what it holds; the releases that the caller answers from stay held."""
+        return await self._encoder.status(*serving)

@@ -34,6 +34,6 @@ class ProfilesReplica(Following):
         """Take over changes that the writer has committed."""
         await asyncio.to_thread(self._profiles.held.take, changes)
 
-    async def status(self, serving: str | None = None) -> PartStatus:
-        """Return what they hold; the release that the caller answers from stays held."""
-        return await self._profiles.status(serving)
+    async def status(self, *serving: str | None) -> PartStatus:
+        """Return what they hold; the releases that the caller answers from stay held."""
+        return await self._profiles.status(*serving)

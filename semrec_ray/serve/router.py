@@ -86,13 +86,13 @@ class HandlePort:
         """Give it changes of the log that it need not read then."""
         await self._handle.take.remote(changes)
 
-    async def status(self, serving: str | None = None) -> PartStatus:
+    async def status(self, *serving: str | None) -> PartStatus:
         """Return what the part holds, of several replicas what holds for all of them that answer."""
         if self._replicas == 1:
-            alone: PartStatus = await self._handle.status.remote(serving)
+            alone: PartStatus = await self._handle.status.remote(*serving)
             return alone
         # Serve gives any other call to one of them; a replica that hangs is asked no more once Serve has noticed.
-        answers = await self._handle.broadcast("status", serving).results_async(return_exceptions=True)
+        answers = await self._handle.broadcast("status", *serving).results_async(return_exceptions=True)
         return of_all([answer for answer in answers if isinstance(answer, PartStatus)])
 
 
@@ -130,9 +130,10 @@ class Router(Following):
                 config, known, users, HandlePort("encoder", encoder, config.encoders), writing, asking(config)
             )
         await self._until_it_serves()
-        self._in_background(self._look_around(config.poll_s))
+        views = self.service.serving.views
+        self._in_background(self._look_around(config.poll_s), views.follow_split(config.poll_s))
         if config.cache.size:
-            self._in_background(self.service.serving.views.follow_log(config.poll_s))
+            self._in_background(views.follow_log(config.poll_s))
 
     def settings(self) -> tuple[AppConfig, dict[str, Any]]:
         """Return what the application was made with and where its code is: further shards of it need the same."""

@@ -42,6 +42,6 @@ class ShardReplica(Following):
         """Take over changes that the writer has committed."""
         await asyncio.to_thread(self._shard.held.take, changes)
 
-    async def status(self, serving: str | None = None) -> PartStatus:
-        """Return what the shard holds; the release that the caller answers from stays held."""
-        return await self._shard.status(serving)
+    async def status(self, *serving: str | None) -> PartStatus:
+        """Return what the shard holds; the releases that the caller answers from stay held."""
+        return await self._shard.status(*serving)

@@ -2,9 +2,9 @@
 
 On disk, `<store>/<table>.lance`, each a Lance dataset that any Lance reader opens:
 `items`, `events`, `embeddings/<model>`, `spaces`, `vectors/<space>`, `artefacts/<space>`, `users/<space>`,
-`popularity`, `releases`, `channels`, `shards` (which shard holds what: `shard_map.py`), and `changes`, the log of live
-writes (`changes.py`); a release's `seq` is its place in it: its tables hold all changes up to there, and whoever loads
-it goes on with those after.
+`popularity`, `releases`, `channels`, `variants` (which share of a channel's users others answer), `shards` (which shard
+holds what: `shard_map.py`), and `changes`, the log of live writes (`changes.py`); a release's `seq` is its place in it:
+its tables hold all changes up to there, and whoever loads it goes on with those after.
 
 Beside them, `indexes/<space>/` holds files: what shards search with, built of a release's rows (`indexes.py`).
 

@@ -4,7 +4,8 @@ A new release loads beside the old one and both answer until the next; a load th
 as it is, and says why in `error`. What the routers answer from stays held, however many releases come that another
 part cannot load, and a process that starts anew loads it too. Where a release is named, that one is held, wherever the
 channel points. What is held follows the log of live writes, if it can: what it got before it is held, and from then
-on, whatever loads.
+on, whatever loads. The releases of a channel's variants are held beside its own, however many others come; one that
+cannot be loaded is an error, and no more.
 """
 
 import asyncio
@@ -12,13 +13,15 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from semrec_ray.errors import StoreError, Unavailable
+from semrec_ray.splits import Split
 from semrec_ray.store.changes import Change, Log, find_log, newer, read_changes
-from semrec_ray.store.releases import read_channel, read_release
+from semrec_ray.store.pointers import Pointers
+from semrec_ray.store.releases import read_release
 from semrec_ray.store.tables import Store
 from semrec_ray.types import Release
 
@@ -27,7 +30,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PANIC = "PanicException"  # of pyo3: what Lance raises of some damaged files
+VARIANT, SHARES = "variant", "variants"  # how what fails is noted that the channel can do without
 SERVED_S = 10.0  # for so long a release that a router was answering from counts as served
+IDLE_S = 60.0  # after which nobody can still wait for an answer from a release of a variant that has ended
 RETRIED_S = 300.0  # to replace what is held by a release that could not be loaded: nothing is served meanwhile
 LOG_POLL_S = 0.2  # after it a live write is seen; a look that finds nothing takes a tenth of a millisecond
 
@@ -55,22 +60,23 @@ class Growing(Live, Protocol):
 class Follower(Generic[T]):
     """What one process holds of a channel's releases: the newest, and of the others those served last, `keep` in all.
 
-    Without `log` they stay as they were published. With `replace` what is held is let go before a release is loaded:
-    for who has no memory for two. Meanwhile nothing is held; where the new one cannot be loaded, the old one is again.
+    Beside them those of its variants. Without `log` they stay as they were published. With `replace` what is held is
+    let go before a release is loaded: for who has no memory for two. Meanwhile nothing is held; where the new one
+    cannot be loaded, the old one is again.
     """
 
     def __init__(
         self,
         store: Store,
-        channel: str,
+        channel: str | Pointers,
         load: Callable[[Release], T],
         *,
-        release: str | None = None,
         keep: int = 2,
         log: bool = True,
         replace: bool = False,
     ) -> None:
-        self.store, self.channel, self.load, self.release = store, channel, load, release
+        self._pointers = Pointers(store, channel) if isinstance(channel, str) else channel
+        self.store, self.channel, self.load = store, self._pointers.channel, load
         self.replace, self.keep = replace, 1 if replace else keep
         self._failed: tuple[str, str, float] | None = None  # with `replace`: what could not be loaded, why, when
         # Called for each release held, at every look: what it loads is taken in by what is held.
@@ -99,35 +105,91 @@ class Follower(Generic[T]):
 
     @property
     def error(self) -> str | None:
-        """Why the newest release is not held, or the log not followed; None where all is well."""
-        return "; ".join(self._errors.values()) or None
+        """Why the newest release is not held, a variant's, or the log not followed; None where all is well."""
+        return "; ".join(list(self._errors.values())) or None
+
+    @property
+    def base_error(self) -> str | None:
+        """The same without what is of variants only."""
+        return "; ".join(why for of, why in list(self._errors.items()) if not of.startswith(VARIANT)) or None
+
+    def variant_error(self, channel: str) -> str | None:
+        """Return why a variant's release is not held; None where all is well."""
+        return self._errors.get(f"{VARIANT} {channel}")
+
+    @property
+    def split(self) -> Split | None:
+        """How the channel is split among its variants; None: it has none."""
+        return self._pointers.split
+
+    def look_at_split(self) -> None:
+        """Look how the channel is split among its variants; blocking. Errors go to `error`, and leave it as it was."""
+        with self._noting_errors(SHARES):
+            self._pointers.look()
 
     def refresh(self) -> None:
         """Load the release that is named, else the one the channel points at, if it is not held; blocking.
 
-        Then catch up with the log. Errors go to `error`.
+        Then those of its variants, and catch up with the log. Errors go to `error`.
         """
+        self.look_at_split()
         with self._noting_errors("release"):
-            wanted = self.release or self._pointed()
+            wanted = self._pointers.pointed(self.channel)
             if wanted not in self._held:
                 (self._replace if self.replace else self._load)(wanted, newest=True)
             elif next(reversed(self._held)) != wanted:
                 with self._one_at_a_time:
                     self._held.move_to_end(wanted)  # rolled back: it is the newest wish again
+        self._load_variants()
         with self._noting_errors("served release"):
             for name, at in list(self._served.items()):
-                room = len(self._held) < self.keep and time.monotonic() - at < SERVED_S
-                if name not in self._held and room and self.release is None:
+                room = len(self._held) < self._room and time.monotonic() - at < SERVED_S
+                if name not in self._held and room and self._pointers.release is None:
                     self._load(name, newest=False)
+        self._let_go()
         with self._noting_errors("buckets"):
             self._fit()
         self.catch_up()
 
-    def note_served(self, release: str | None) -> None:
-        """Note that somebody answers from a release: it stays held, or is loaded with the next refresh."""
-        if release is not None:
-            noted = sorted({**self._served, release: time.monotonic()}.items(), key=lambda pair: pair[1])
-            self._served = dict(noted[-self.keep :])  # one assignment, as below
+    def note_served(self, *releases: str | None) -> None:
+        """Note that somebody answers from releases: they stay held, or are loaded with the next refresh."""
+        for release in releases:
+            if release is not None:
+                noted = sorted({**self._served, release: time.monotonic()}.items(), key=lambda pair: pair[1])
+                self._served = dict(noted[-self._room :])  # one assignment, as below
+
+    def _load_variants(self) -> None:
+        """Hold what the channels of the variants point at, behind the channel's own."""
+        further = self._pointers.further
+        kept = (SHARES, *(f"{VARIANT} {channel}" for channel in further))
+        for of in list(self._errors):  # others note theirs meanwhile
+            if of.startswith(VARIANT) and of not in kept:
+                self._errors.pop(of, None)  # of one that has ended
+        for channel in further:
+            with self._noting_errors(f"{VARIANT} {channel}"):
+                name = self._pointers.pointed(channel)
+                if name not in self._held:
+                    self._load(name, newest=False)
+
+    def _let_go(self) -> None:
+        """Let go of what variants that have ended leave, once nobody answers from it."""
+        with self._one_at_a_time:
+            held, now = OrderedDict(self._held), time.monotonic()
+            idle = [name for name in self._others(held) if now - self._served.get(name, 0.0) > IDLE_S]
+            for name in idle[: max(0, len(held) - self._room)]:
+                del held[name]
+                logger.info("release %s is let go of", name)
+            self._held = held
+
+    @property
+    def _room(self) -> int:
+        """How many releases may be held."""
+        return self.keep + len(self._pointers.further)
+
+    def _others(self, held: Iterable[str]) -> list[str]:
+        """Return what nothing points at now of what is held: those never served first, as they were loaded."""
+        wanted = self._pointers.wanted()
+        return sorted((name for name in held if name not in wanted), key=lambda name: self._served.get(name, 0.0))
 
     def _fit(self) -> None:
         for release, loaded in reversed(list(self._held.values())):
@@ -177,6 +239,10 @@ class Follower(Generic[T]):
         """Look at the log for ever, as often as `follow` does."""
         await _again_and_again(self.catch_up, min(poll_s, LOG_POLL_S))
 
+    async def follow_split(self, poll_s: float) -> None:
+        """Look for ever how the channel is split, whatever loads meanwhile, or hangs."""
+        await _again_and_again(self.look_at_split, poll_s)
+
     async def reach(self, seq: int) -> None:
         """Wait until everything held has a live write; whoever calls bounds it."""
         while any(held < seq for held in self._seqs()):
@@ -196,6 +262,11 @@ class Follower(Generic[T]):
         """The releases held, the one the channel points at first."""
         return tuple(release for release, _ in reversed(list(self._held.values())))
 
+    def of(self, channel: str) -> list[Release]:
+        """Return the releases held that the channel, or a variant's, was seen to point at, the latest first."""
+        held = self._held
+        return [held[name][0] for name in self._pointers.seen(channel) if name in held]
+
     @property
     def loaded(self) -> tuple[T, ...]:
         """What is loaded for each of `releases`, in their order, as of one moment."""
@@ -212,21 +283,12 @@ class Follower(Generic[T]):
         except BaseException as error:  # the outer edge of all loading: a panic in Lance is no Exception
             if not isinstance(error, Exception) and type(error).__name__ != PANIC:
                 raise
-            reason = str(error) or repr(error)
+            reason = f"{of}: {error!s}" if of.startswith(VARIANT) else str(error) or repr(error)
             if reason != self._errors.get(of):
                 logger.warning("following channel %s failed: %s", self.channel, reason)
             self._errors[of] = reason
         else:
             self._errors.pop(of, None)
-
-    def _pointed(self) -> str:
-        pointed = read_channel(self.store, self.channel)
-        if pointed is None:
-            raise Unavailable(
-                f"channel {self.channel!r} of the store {self.store.uri} points at no release yet: "
-                f"run `semrec publish --channel {self.channel}`"
-            )
-        return pointed.release
 
     def _load(self, name: str, *, newest: bool) -> None:
         release = read_release(self.store, name)
@@ -253,9 +315,9 @@ class Follower(Generic[T]):
         held = OrderedDict(self._held)
         held[release.name] = (release, loaded)
         held.move_to_end(release.name, last=newest)
-        while len(held) > self.keep:
-            others = [name for name in held if name != release.name]  # of those never served, the one loaded first
-            held.pop(min(others, key=lambda name: self._served.get(name, 0.0)))
+        others = [name for name in self._others(held) if name != release.name]
+        for name in others[: max(0, len(held) - self._room)]:
+            del held[name]
         self._held = held  # one assignment: a reader in another thread sees the old or the new set
         logger.info("release %s is loaded (%d items, space %s)", release.name, release.items, release.space)
 

@@ -29,8 +29,12 @@ class Lacking:
 class Staged:
     """Changes that are to be one commit: what is added sees what was added before."""
 
-    def __init__(self, catalog: Catalog, places: Sequence[Place], seq: int, now: float) -> None:
+    def __init__(
+        self, catalog: Catalog, places: Sequence[Place], seq: int, now: float, variants: Sequence[Catalog] = ()
+    ) -> None:
+        """Check writes against a catalog; users may act on what its variants have too, for it was shown to some."""
         self.changes: list[Change] = []
+        self._variants = variants
         self._catalog, self._places, self._seq, self._now = catalog, places, seq, now
         self._rows: dict[str, Row | None] = {}  # changed by what was added
         self._placed: dict[str, dict[str, Placed]] = {}
@@ -115,7 +119,12 @@ class Staged:
     def _add_events(self, write: AddEvents) -> Written:
         events = event_rows(write.events, self._now)
         items = sorted({event["item_id"] for event in events})
-        there = {i for i, held in zip(items, self._catalog.holds(items), strict=True) if self._holds(i, held)}
+        there = {
+            item_id
+            for catalog in (self._catalog, *self._variants)
+            for item_id, held in zip(items, catalog.holds(items), strict=True)
+            if self._holds(item_id, held)
+        }
         known = self._catalog.events.known([event["event_id"] for event in events])
         refused, accepted, duplicates = [], 0, 0
         for place, (event, held) in enumerate(zip(events, known, strict=True)):

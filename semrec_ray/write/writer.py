@@ -19,6 +19,7 @@ from semrec_ray.errors import Conflict, DeadlineExceeded, SemrecError, Unavailab
 from semrec_ray.search.batcher import Batcher
 from semrec_ray.store.changes import Change, append, open_log
 from semrec_ray.store.follower import Follower
+from semrec_ray.store.pointers import Pointers, open_pointers
 from semrec_ray.store.releases import RELEASES_TABLE, read_releases, window
 from semrec_ray.store.tables import Store
 from semrec_ray.telemetry import COMMIT_MS, COMMIT_SIZE, FOLDS, WRITES
@@ -50,13 +51,13 @@ class Writer:
     def __init__(
         self,
         store: Store,
-        channel: str,
+        channel: str | Pointers,
         *,
         model: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Write for the channel's release; `model` embeds texts for spaces that have none of their own."""
-        self.store, self._channel, self._model, self._clock = store, channel, model, clock
+        self.store, self._model, self._clock = store, model, clock
         self._events: EventIds | None = None
         self.held: Follower[Catalog] = Follower(store, channel, self._load, keep=1)
         self._places: tuple[Place, ...] = ()
@@ -69,7 +70,8 @@ class Writer:
             catalog, log = self._catalog(), self.held.log or open_log(self.store)
             if catalog.seq < log.seq or self.held.log_error:
                 raise Unavailable(f"the log cannot be followed: {self.held.error}")
-            staged = Staged(catalog, self._present_places(), log.seq, self._clock())
+            others = [each for each in self.held.loaded if each is not catalog]
+            staged = Staged(catalog, self._present_places(), log.seq, self._clock(), others)
             answers = [staged.add(*one) for one in writes]
             try:
                 if staged.changes:
@@ -90,11 +92,11 @@ class Writer:
         return Catalog(self.store, release, self._events)
 
     def _catalog(self) -> Catalog:
-        if not self.held.releases:
+        if not self.held.of(self.held.channel):
             self.held.refresh()
-        if not self.held.releases:
-            raise Unavailable(f"nothing can be written before a release is served: {self.held.error}")
-        return self.held.get(self.held.releases[0].name)
+        for release in self.held.of(self.held.channel):
+            return self.held.get(release.name)
+        raise Unavailable(f"nothing can be written before a release is served: {self.held.error}")
 
     def _present_places(self) -> tuple[Place, ...]:
         """Return the spaces that a channel or a roll-back may serve, and that of a release about to be pointed at."""
@@ -227,4 +229,5 @@ class LocalWriter(WriterPort):
 
 def open_writer(config: AppConfig, committed: Told | None = None) -> LocalWriter:
     """Return the writer of an application's store; it knows nothing before its first write."""
-    return LocalWriter(Writer(Store(config.store), config.channel, model=config.model), config.writes, committed)
+    pointers = open_pointers(config.model_copy(update={"release": None}))  # writes are for all, whatever one app serves
+    return LocalWriter(Writer(Store(config.store), pointers, model=config.model), config.writes, committed)

@@ -211,6 +211,9 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
+    def variants(self):
+        return ()
+
     async def query(self, query):
         raise self.error
 

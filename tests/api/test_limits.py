@@ -170,6 +170,9 @@ def test_a_wrong_rate_is_refused_with_the_fix(rate, message):
 class Instant:
     """A service that answers at once."""
 
+    def variants(self):
+        return ()
+
     async def query(self, query):
         return Slate((), True, 1.0, (), "r", {}, query.request_id)
 

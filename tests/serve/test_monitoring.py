@@ -21,12 +21,16 @@ from semrec_ray.telemetry import (
     PART_OUT,
     REFUSED,
     SHARD_MISSING,
+    VARIANT_EVENTS,
+    VARIANT_MS,
+    VARIANT_QUERIES,
 )
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "monitoring" / "grafana" / "dashboards" / "semrec.json"
 WHEN_SOMETHING_GOES_WRONG = (FOLDS, GPU_HALVED, GPU_REFUSED, PART_FAILURES, PART_OUT, REFUSED, SHARD_MISSING)
-RARE = {metric.name for metric in WHEN_SOMETHING_GOES_WRONG}
+OF_VARIANTS = (VARIANT_QUERIES, VARIANT_MS, VARIANT_EVENTS)  # which these apps have none of: test_variants.py
+RARE = {metric.name for metric in (*WHEN_SOMETHING_GOES_WRONG, *OF_VARIANTS)}
 MACHINES = "GPU"  # in the titles of panels that have nothing to show here
 
 
