@@ -14,7 +14,7 @@ is popular or trending, and says so in `fallback`.
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,6 @@ from semrec_ray.tracing import is_sampled, noted
 from semrec_ray.types import (
     Columns,
     Found,
-    ItemRow,
     ProfileQuery,
     Query,
     ShardQuery,

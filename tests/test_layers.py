@@ -18,7 +18,7 @@ LAYERS = [
     {"search", "rank"},
     {"plan", "users", "write"},
     {"parts", "serving", "examples", "ranker", "sampling", "moving"},
-    {"partitions", "slates", "variants"},
+    {"items", "partitions", "slates", "variants"},
     {"explaining"},
     {"recommender", "pipeline", "publishing", "rollback", "indexing", "training", "api"},
     {"cluster", "evaluate", "bulk", "asking", "deployment"},
