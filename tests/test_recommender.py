@@ -289,7 +289,7 @@ def test_a_request_that_fails_leaves_nothing_of_itself_in_the_queues(config):
         futures = []
         submit = recommender._profiles.submit
         recommender._profiles.submit = lambda *asked: futures.append(submit(*asked)) or futures[-1]
-        recommender._rows = fail
+        recommender._items.rows = fail
         with pytest.raises(NotFound):
             await recommender.query(Query((Example(user_id="ann"), Example(item_id="none"))))
         return futures
