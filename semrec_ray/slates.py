@@ -34,7 +34,7 @@ from semrec_ray.types import AddEvents, EraseUser, Query, Slate, Write
 Made = Callable[[Query], Awaitable[Slate]]
 
 REDIS_WAITING = 1024  # requests that wait for Redis; beyond, they do without
-UNSEEN = ("cache", "log_level", "routers", "max_ongoing", "num_cpus", "auth")  # settings that no answer depends on
+UNSEEN = ("cache", "log_level", "routers", "autoscaling", "max_ongoing", "num_cpus", "auth")  # no answer needs them
 
 STAGES = ("cache", "reach", "understand", "search", "rank", "explain", "fetch", "total")
 STAGE_LABELS = {f"{stage}_ms": {"stage": stage} for stage in STAGES}

@@ -19,7 +19,7 @@ def under_load(cluster: Running, act: Callable[[], Any]) -> Load:
 
     async def scenario() -> None:
         async with session() as client:
-            going = asyncio.create_task(load.run(client, 150.0, RATES))
+            going = asyncio.create_task(load.run(client, 600.0, RATES))
             await asyncio.sleep(1.0)
             try:
                 await asyncio.to_thread(act)
