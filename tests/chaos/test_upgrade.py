@@ -16,7 +16,8 @@ from tests.chaos.conftest import Running
 from tests.chaos.test_rolling import not_one_of, under_load
 
 SCRIPTS = Path(sys.executable).parent
-pytestmark = pytest.mark.slow
+RATES = {"read": 5.0, "upsert": 0.5, "text": 0.2, "event": 0.5}  # all replicas start twice over beside it
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def serve_deploy(cluster: Running, path: Path, config: dict[str, Any]) -> None:
@@ -42,13 +43,13 @@ def test_an_upgrade_and_its_roll_back_lose_nothing(cluster, tmp_path):
     def deployed(name: str, config: dict[str, Any]) -> None:
         before = cluster.replicas()
         serve_deploy(cluster, tmp_path / name, config)
-        wait_until(lambda: not_one_of(before, cluster.replicas("RUNNING", "STOPPING")), 150, "the old ones do not end")
+        wait_until(lambda: not_one_of(before, cluster.replicas("RUNNING", "STOPPING")), 240, "the old ones do not end")
         cluster.wait_until_all_run()
         (app,) = cluster.client().get_serve_details()["applications"].values()
         said.append(app["deployed_app_config"]["args"]["log_level"])
 
     old = with_args(old, log_level="INFO")
-    load = under_load(cluster, lambda: (deployed("new.yaml", new), deployed("old.yaml", old)))
+    load = under_load(cluster, lambda: (deployed("new.yaml", new), deployed("old.yaml", old)), RATES)
     assert said == ["WARNING", "INFO"]
     passed(load)
     assert load.seen.reads
@@ -95,7 +96,7 @@ def test_blue_gives_way_to_green_and_back_without_a_failed_request(cluster, tmp_
             blues = cluster.client().get_serve_details()["applications"]["semrec"]["deployments"]["router"]["replicas"]
             processes.append(sorted(each["pid"] for each in blues))
 
-    load = under_load(cluster, through)
+    load = under_load(cluster, through, RATES)
     passed(load)
     assert processes == [processes[0]] * len(steps)  # what stays as it is does not restart
     assert httpx.get(f"{cluster.url}/green/readyz").status_code == 404
