@@ -10,6 +10,7 @@ import ray
 import typer
 
 from jobs.options import StoreOption, open_store, progress, run
+from jobs.workers import workers
 from semrec_ray.config import DEFAULT_MODEL
 from semrec_ray.encode import open_encoder
 from semrec_ray.pipeline import Embed, embed, embedded
@@ -35,19 +36,15 @@ def embed_on_ray(model: str, actors: int | None) -> Embed:
     def run_on_ray(texts: pa.Table) -> Iterator[pa.Table]:
         ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
         ray.data.DataContext.get_current().enable_progress_bars = False  # our own lines say more in a job's log
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        size = actors or gpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
         blocks = [texts.slice(start, BLOCK) for start in range(0, texts.num_rows, BLOCK)]
-        size = min(size, len(blocks))
-        progress(f"embedding {texts.num_rows:,} items with {model} in {size} actors on {'GPU' if gpus else 'CPU'}")
+        pool = workers(len(blocks), actors)
+        progress(f"embedding {texts.num_rows:,} items with {model} in {pool.size} actors on {pool.kind}")
         found = ray.data.from_arrow(blocks).map_batches(
             Embedder,
             fn_constructor_kwargs={"model": model},
             batch_format="pyarrow",
             batch_size=BATCH,
-            compute=ray.data.ActorPoolStrategy(size=size),
-            num_cpus=0 if gpus else 0.25,  # whole CPUs would starve the tasks that read (ray#44687)
-            num_gpus=1 if gpus else 0,
+            **pool.options,
         )
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # only now: making a dataset sets it
         yield from found.iter_batches(batch_format="pyarrow", batch_size=BLOCK, prefetch_batches=0)
@@ -57,7 +54,9 @@ def embed_on_ray(model: str, actors: int | None) -> Embed:
 
 def main(
     model: Annotated[str, typer.Option(help="hub name, folder, or package:NAME")] = DEFAULT_MODEL,
-    actors: Annotated[int | None, typer.Option(help="(default: one per GPU, else one per CPU)")] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="(default: one per GPU, else one per CPU, more as the cluster grows)")
+    ] = None,
     store: StoreOption = None,
 ) -> dict[str, Any]:
     """Embed the catalog; what was embedded before and has not changed is kept."""

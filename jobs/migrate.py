@@ -20,7 +20,9 @@ def main(
     gate: Annotated[
         bool, typer.Option("--gate", help="--check, and refuse what foretells worse than what is live")
     ] = False,
-    actors: Annotated[int | None, typer.Option(help="(default: one per GPU, else one per CPU)")] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="(default: one per GPU, else one per CPU, more as the cluster grows)")
+    ] = None,
     store: StoreOption = None,
 ) -> dict[str, Any]:
     """Embed the catalog into a space of its own, learn on it as before, publish it; the old release stays.

@@ -13,6 +13,7 @@ import torch
 import typer
 
 from jobs.options import StoreOption, progress, run
+from jobs.workers import workers
 from semrec_ray.bulk import Run, Wish, Worker, Write, Written, open_run, query_body, recommend
 from semrec_ray.config import AppConfig, AuthConfig, absolute, read_app_config, resolve_store
 from semrec_ray.errors import SemrecError
@@ -50,7 +51,7 @@ class Writer:
 
 
 def write_on_ray(actors: int | None) -> Write:
-    """Return a way to write parts on the Ray cluster: one actor per GPU, or without GPUs one per CPU.
+    """Return a way to write parts on the Ray cluster, with as many actors as `workers` says.
 
     An actor that dies is replaced, and its chunk written again.
     """
@@ -58,19 +59,15 @@ def write_on_ray(actors: int | None) -> Write:
     def on_ray(run: Run, chunks: Sequence[int]) -> Iterator[Written]:
         ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
         ray.data.DataContext.get_current().enable_progress_bars = False  # our own lines say more in a job's log
-        cpus, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
-        size = min(actors or gpus or max(1, cpus), len(chunks))
-        threads = max(1, cpus // size)
-        progress(f"{size} actors on {'GPU' if gpus else 'CPU'}, {threads} threads each, are loading the catalog")
-        placed = replace(run, config=run.config.model_copy(update={"num_gpus": float(gpus > 0)}))
+        pool = workers(len(chunks), actors)
+        progress(f"{pool.size} actors on {pool.kind}, {pool.threads} threads each, are loading the catalog")
+        placed = replace(run, config=run.config.model_copy(update={"num_gpus": float(pool.kind == "GPU")}))
         found = ray.data.from_arrow([pa.table({"chunk": [chunk]}) for chunk in chunks]).map_batches(
             Writer,
-            fn_constructor_kwargs={"run": placed, "threads": threads},
+            fn_constructor_kwargs={"run": placed, "threads": pool.threads},
             batch_format="pyarrow",
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=size),
-            num_cpus=0 if gpus else 0.25,  # whole CPUs would starve the tasks that read (ray#44687)
-            num_gpus=1 if gpus else 0,
+            **pool.options,
         )
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # only now: making a dataset sets it
         for answer in found.iter_rows():
@@ -98,7 +95,9 @@ def main(
     chunk: Annotated[
         int, typer.Option(help="users in a part, the most that an actor loses when killed")
     ] = DEFAULTS.chunk,
-    actors: Annotated[int | None, typer.Option(help="default: one per GPU, else one per CPU")] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="default: one per GPU, else one per CPU, more as the cluster grows")
+    ] = None,
     store: StoreOption = None,
 ) -> dict[str, Any]:
     """Write everyone's k best items, as the service would answer. The same command again completes what was killed."""

@@ -42,7 +42,7 @@ RESERVED = {"k", "offset", "user_id", "release", "fields", "explain", "min_cover
 # Settings that no answer depends on: a run may go on with others. A setting that is not named here is kept.
 OPERATION = {
     *("auth", "store", "channel", "release", "topology", "shards", "routers", "num_gpus", "num_cpus", "poll_s"),
-    *("device", "replicas", "resources", "fallback", "fallback_after_s", "hedge_after_s", "breaker"),
+    *("autoscaling", "device", "replicas", "resources", "fallback", "fallback_after_s", "hedge_after_s", "breaker"),
     *("batch", "limits", "fields", "item_cache", "log_level", "min_coverage"),
 }
 

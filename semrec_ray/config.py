@@ -12,35 +12,23 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from semrec_ray import sections
 from semrec_ray.errors import ConfigError
-from semrec_ray.sections import (  # they are `config.…` to everybody
-    HnswConfig as HnswConfig,
-)
-from semrec_ray.sections import (
-    ProfilesConfig as ProfilesConfig,
-)
-from semrec_ray.sections import (
-    RankingConfig as RankingConfig,
-)
-from semrec_ray.sections import (
-    Section as Section,
-)
-from semrec_ray.sections import (
-    Settings as Settings,
-)
-from semrec_ray.sections import (
-    SpaceConfig as SpaceConfig,
-)
-from semrec_ray.sections import (
-    UsersConfig as UsersConfig,
-)
-from semrec_ray.sections import (
-    WeightsConfig as WeightsConfig,
-)
+from semrec_ray.sections import Section as Section
 from semrec_ray.splits import wrong_in
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
+
+# They are `config.…` to everybody.
+AutoscalingConfig = sections.AutoscalingConfig
+HnswConfig = sections.HnswConfig
+ProfilesConfig = sections.ProfilesConfig
+RankingConfig = sections.RankingConfig
+Settings = sections.Settings
+SpaceConfig = sections.SpaceConfig
+UsersConfig = sections.UsersConfig
+WeightsConfig = sections.WeightsConfig
 
 DEFAULT_STORE = ".semrec/store"
 MOST_EXAMPLES = 1000  # whatever max_examples says: they are all read before they are counted
@@ -201,6 +189,7 @@ class AppConfig(Section):
     routers: int = Field(1, ge=1)
     max_ongoing: int = Field(256, ge=1)  # requests that a router works on at once; beyond: 429
     replicas: int = Field(1, ge=1)  # of every shard: one that is lost costs nothing, and they share the requests
+    autoscaling: AutoscalingConfig = AutoscalingConfig()  # of routers and shards; by default their numbers are fixed
     encoders: int = Field(1, ge=1)  # replicas of the text model; sharded only: with two, one that dies fails no text
     num_gpus: float = Field(0.0, ge=0)  # per shard; 0 means CPU
     device: Literal["auto", "cpu"] = "auto"  # cpu: num_gpus is for Ray's placement only, to try a layout without GPUs
@@ -257,7 +246,7 @@ class AppConfig(Section):
 
     @model_validator(mode="after")
     def _whoever_is_asked_once_more_is_another(self) -> "AppConfig":
-        if self.hedge_after_s is not None and self.replicas == 1:
+        if self.hedge_after_s is not None and self.most_replicas == 1:
             raise ConfigError(
                 f"hedge_after_s is {self.hedge_after_s} and replicas is 1: there is no other replica to ask, so set "
                 f"replicas to 2, or leave hedge_after_s out"
@@ -286,6 +275,29 @@ class AppConfig(Section):
                 f"poll_s, or routers would look for buckets where they no longer are"
             )
         return self
+
+    @model_validator(mode="after")
+    def _who_holds_rows_scales(self) -> "AppConfig":
+        scaling, inline = self.autoscaling, self.topology == "inline"
+        if scaling.shards and inline:
+            raise ConfigError("autoscaling.shards is set and topology is inline: routers hold the rows, so scale them")
+        if scaling.p99_ms and not (scaling.routers if inline else scaling.shards):
+            part = "routers" if inline else "shards"
+            raise ConfigError(
+                f"autoscaling.p99_ms is {scaling.p99_ms} and the {part} have a fixed number: only more of who holds "
+                f"the rows make a search shorter, so set autoscaling.{part}, or leave p99_ms out"
+            )
+        return self
+
+    @property
+    def most_routers(self) -> int:
+        """How many routers there may be."""
+        return self.autoscaling.routers.max if self.autoscaling.routers else self.routers
+
+    @property
+    def most_replicas(self) -> int:
+        """How many replicas a shard may have."""
+        return self.autoscaling.shards.max if self.autoscaling.shards else self.replicas
 
     @property
     def late_after_s(self) -> float:

@@ -66,6 +66,9 @@ def nested(settings: Iterable[str]) -> dict[str, Any]:
     return found
 
 
+SCALING = {"policy_function": "semrec_ray.serve.scaling:together"}  # beside `args`: it sees all deployments of an app
+
+
 def serve_yaml(arguments: dict[str, Any], *, port: int, command: str) -> str:
     """Return the whole file, with the commands that use it; it listens on 127.0.0.1 only where nobody needs a key."""
     open_to_all = arguments["auth"].get("mode") == "none"
@@ -78,6 +81,7 @@ def serve_yaml(arguments: dict[str, Any], *, port: int, command: str) -> str:
                 "name": "semrec",
                 "route_prefix": "/",
                 "import_path": "semrec_ray.serve.app:build",
+                **({"autoscaling_policy": SCALING} if arguments.get("autoscaling") else {}),
                 "args": arguments,
             }
         ],

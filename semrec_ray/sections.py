@@ -1,8 +1,8 @@
-"""The settings of what is learned, ranked and indexed: sections of an AppConfig, and of files that `tune` writes."""
+"""Sections of an AppConfig that need no other: of what is learned, ranked and indexed, and of how many replicas."""
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from semrec_ray.rules import MAX_RULES, AnyRule
 
@@ -98,6 +98,43 @@ class HnswConfig(Section):
     m: int = Field(16, ge=2, le=256)  # neighbours of a row, twice as many in the lowest layer
     ef_construction: int = Field(200, ge=1, le=10_000)  # rows that are gathered to choose a row's neighbours from
     ef_search: int = Field(100, ge=1, le=10_000)  # rows that are gathered for a query
+
+
+class ScaleConfig(Section):
+    """Between which numbers the replicas of a part are kept."""
+
+    min: int = Field(1, ge=1)  # and so many at first
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "ScaleConfig":
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min} and max {self.max}: set max to {self.min} or more")
+        return self
+
+
+class RouterScaleConfig(ScaleConfig):
+    """How many routers there are: in place of `routers`."""
+
+    ongoing: float = Field(32.0, gt=0)  # requests that one is to have in hand
+
+
+class ShardScaleConfig(ScaleConfig):
+    """How many replicas every shard has, all of them as many: in place of `replicas`."""
+
+    ongoing: float = Field(4.0, gt=0)  # messages that one is to have in hand; each router sends at most two at once
+    busy: float = Field(0.7, gt=0, le=1)  # share of the time that one is to search: on a GPU, that this works for it
+
+
+class AutoscalingConfig(Section):
+    """When there are more replicas, and fewer (serve/scaling.py); a part that is not named keeps its fixed number."""
+
+    routers: RouterScaleConfig | None = None
+    shards: ShardScaleConfig | None = None
+    p99_ms: float | None = Field(None, gt=0)  # of queries; above it more of who holds the rows; None: it is not seen
+    look_back_s: float = Field(10.0, ge=2)  # what counts is the mean of so long
+    up_after_s: float = Field(3.0, ge=0)  # that more are wanted all the time
+    down_after_s: float = Field(300.0, ge=0)  # that fewer are enough all the time, for each one that goes
 
 
 class Settings(Section):

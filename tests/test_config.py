@@ -67,6 +67,27 @@ def test_variants_are_shares_of_channels_and_by_default_there_are_none():
     assert AppConfig(auth=AUTH, channel="movies", variants=shares).variants == shares
 
 
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"autoscaling": {"routers": {"min": 3, "max": 2}}}, "min is 3 and max 2: set max to 3 or more"),
+        ({"autoscaling": {"shards": {"max": 2}}, "topology": "inline"}, "routers hold the rows, so scale them"),
+        ({"autoscaling": {"p99_ms": 50}}, r"p99_ms is 50.0 and the shards have a fixed number: .* or leave p99_ms out"),
+        ({"autoscaling": {"p99_ms": 50, "shards": {"max": 2}}, "topology": "inline"}, "scale them"),
+        ({"autoscaling": {"p99_ms": 50}, "topology": "inline"}, r"so set autoscaling\.routers"),
+    ],
+)
+def test_what_cannot_scale_is_refused(settings, complaint):
+    with pytest.raises((ValidationError, ConfigError), match=complaint):
+        AppConfig(auth=AUTH, **settings)
+
+
+def test_replicas_that_scale_can_be_asked_once_more():
+    config = AppConfig(auth=AUTH, hedge_after_s=0.1, autoscaling={"shards": {"max": 3}, "routers": {"max": 4}})
+    assert (config.most_replicas, config.most_routers) == (3, 4)
+    assert (AppConfig(auth=AUTH).most_replicas, AppConfig(auth=AUTH, routers=2).most_routers) == (1, 2)
+
+
 def test_a_misspelt_setting_is_an_error():
     with pytest.raises(ValidationError, match="shard_count"):
         AppConfig(auth=AUTH, shard_count=3)

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from ray.serve.config import AutoscalingPolicy
 from ray.serve.schema import ServeDeploySchema
 from typer.testing import CliRunner
 
@@ -48,6 +49,13 @@ def test_a_setting_that_cannot_be_read_is_named(settings):
 def test_any_setting_can_be_given():
     _, args = written("--set", "ranking.diversity=0.2", "--set", "min_coverage=0.5")
     assert (args.ranking.diversity, args.min_coverage) == (0.2, 0.5)
+
+
+def test_what_scales_has_the_policy_that_sees_the_whole_app():
+    config, args = written("--shards", "2", "--set", "autoscaling.shards.max=3")
+    assert args.autoscaling.shards.max == 3
+    AutoscalingPolicy(**config.applications[0].autoscaling_policy)  # it is found
+    assert written()[0].applications[0].autoscaling_policy is None
 
 
 @pytest.mark.parametrize(("shards", "gpus"), [(4, 3), (3, 4), (2, -1), (8, 12)])

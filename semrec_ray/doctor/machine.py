@@ -64,9 +64,10 @@ def memory_needed(config: AppConfig, items: int, dims: int) -> int:
     """Return the bytes that all replicas take together, with two releases held while one follows the other."""
     vectors = items * dims * 4 * OVERHEAD * (2 if config.swap == "beside" else 1)
     if config.topology == "inline":
-        return int(config.routers * (vectors + PROCESS_BYTES) + PROCESS_BYTES + RAY_BYTES)
-    replicas = config.routers + config.shards + config.profile_partitions + 2  # and the encoder, and the writer
-    return int(vectors + replicas * PROCESS_BYTES + RAY_BYTES)
+        return int(config.most_routers * (vectors + PROCESS_BYTES) + PROCESS_BYTES + RAY_BYTES)
+    shards = config.shards * config.most_replicas
+    replicas = config.most_routers + shards + config.profile_partitions + 2  # and the encoder, and the writer
+    return int(config.most_replicas * vectors + replicas * PROCESS_BYTES + RAY_BYTES)
 
 
 def check_memory(needed: int, total: int, nodes: int) -> Finding:

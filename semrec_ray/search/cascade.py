@@ -49,7 +49,7 @@ def asking(config: AppConfig) -> Asking:
         Watch(breaker.failures, late_after_s, breaker.probe_every_s, breaker.probe_timeout_s),
         config.fallback_after_s or config.limits.timeout_s / FALLBACK,
         config.hedge_after_s,
-        config.replicas,
+        config.most_replicas,
     )
 
 

@@ -2,14 +2,16 @@
 
 # No `from __future__ import annotations` here: Serve reads the annotation of `build` to make the AppConfig.
 
+import warnings
 from typing import Any
 
 from ray import serve
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
 from starlette.types import ASGIApp
 
 from semrec_ray.api.http import create_app
 from semrec_ray.config import AppConfig, Role
+from semrec_ray.sections import RouterScaleConfig, ShardScaleConfig
 from semrec_ray.serve.edge import OneRequestId
 from semrec_ray.serve.encoder import EncoderReplica
 from semrec_ray.serve.profiles import ProfilesReplica
@@ -22,6 +24,7 @@ from semrec_ray.store.tables import Store
 
 HEALTH_S = 2.0  # until it is noticed that a replica has died; Serve's own is 10 s
 SPARE_S = 5.0  # that a replica being stopped has beyond the longest request
+TOLD_S = 1.0  # how often replicas tell the autoscaler of their load
 PART_CALLS = 64  # messages; the batchers of the routers keep it far below
 
 
@@ -42,7 +45,7 @@ def build(args: AppConfig) -> serve.Application:
     router = serve.deployment(
         ingress,
         name="router",
-        num_replicas=config.routers,
+        **_routers(config),
         max_ongoing_requests=config.max_ongoing,
         max_queued_requests=config.max_ongoing,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
@@ -57,7 +60,7 @@ def build(args: AppConfig) -> serve.Application:
     doubled = enumerate(names if config.fallback == "cpu" else ())
     standbys = [_standby(standby_name(name), config).bind(config, i, True) for i, name in doubled]
     profiles = [_part(ProfilesReplica, name, "profiles", config).bind(config, i) for i, name in enumerate(partitions)]
-    encoder = _part(EncoderReplica, "encoder", "encoder", config, replicas=config.encoders).bind(config)
+    encoder = _part(EncoderReplica, "encoder", "encoder", config, num_replicas=config.encoders).bind(config)
     followers = dict(zip((*names, *partitions), (*shards, *profiles), strict=True))
     followers |= {standby_name(name): standby for name, standby in zip(names, standbys, strict=False)}
     writer = _part(WriterReplica, "writer", "writer", config).bind(config, followers)
@@ -76,24 +79,59 @@ def build_shard(config: AppConfig, place: int, runtime_env: dict[str, Any]) -> s
 
 
 def _shard(name: str, config: AppConfig) -> Any:  # noqa: ANN401 (a Deployment)
-    return _part(ShardReplica, name, "shard", config, gpus=config.num_gpus, replicas=config.replicas)
+    return _part(ShardReplica, name, "shard", config, gpus=config.num_gpus, **_replicas(config))
 
 
 def _standby(name: str, config: AppConfig) -> Any:  # noqa: ANN401 (a Deployment)
     return _part(ShardReplica, name, "standby", config)
 
 
-def _part(  # (a Deployment)
-    replica: type, name: str, role: Role, config: AppConfig, *, gpus: float = 0, replicas: int = 1
-) -> Any:  # noqa: ANN401
+def _part(
+    replica: type,
+    name: str,
+    role: Role,
+    config: AppConfig,
+    *,
+    gpus: float = 0,
+    **number: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401 (a Deployment)
     return serve.deployment(
         replica,
         name=name,
-        num_replicas=replicas,
+        **(number or {"num_replicas": 1}),
         max_ongoing_requests=PART_CALLS,
         ray_actor_options=_resources(config, role, gpus),
         **replacement(config, rows=replica is ShardReplica, gpus=gpus),
     )
+
+
+def _routers(config: AppConfig) -> dict[str, Any]:
+    """Return how many routers there are; their autoscaler tells that of the shards how late answers are."""
+    scale = config.autoscaling.routers
+    if scale is None and config.autoscaling.p99_ms:
+        scale = RouterScaleConfig(min=config.routers, max=config.routers)
+    return _scaled(config, scale) if scale else {"num_replicas": config.routers}
+
+
+def _replicas(config: AppConfig) -> dict[str, Any]:
+    scale = config.autoscaling.shards
+    return _scaled(config, scale) if scale else {"num_replicas": config.replicas}
+
+
+def _scaled(config: AppConfig, scale: RouterScaleConfig | ShardScaleConfig) -> dict[str, Any]:
+    with warnings.catch_warnings():  # Serve 2.60 calls metrics_interval_s obsolete, and reads nothing else
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scaling = AutoscalingConfig(
+            min_replicas=scale.min,
+            max_replicas=scale.max,
+            target_ongoing_requests=scale.ongoing,
+            metrics_interval_s=TOLD_S,
+            look_back_period_s=config.autoscaling.look_back_s,
+            upscale_delay_s=config.autoscaling.up_after_s,
+            downscale_delay_s=config.autoscaling.down_after_s,
+            policy=AutoscalingPolicy(policy_function="semrec_ray.serve.scaling:alone"),
+        )
+    return {"autoscaling_config": scaling}
 
 
 def _resources(config: AppConfig, role: Role, gpus: float) -> dict[str, Any]:

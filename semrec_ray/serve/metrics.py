@@ -5,7 +5,7 @@ from typing import Any
 
 from ray.serve import metrics
 
-from semrec_ray.telemetry import METRICS, Labels, Metric
+from semrec_ray.telemetry import METRICS, Labels, Metric, Sink
 
 
 @cache
@@ -13,6 +13,17 @@ def count_in_ray() -> None:
     """Let everything that this process counts go to Ray; once, however many replicas it holds."""
     for metric in METRICS:
         metric.take = _sink(metric)
+
+
+def watch(metric: Metric, note: Sink) -> None:
+    """Let something in this process see what a metric is told, too."""
+    taken = metric.take
+
+    def take(value: float, labels: Labels) -> None:
+        taken(value, labels)
+        note(value, labels)
+
+    metric.take = take
 
 
 def _sink(metric: Metric) -> Any:  # noqa: ANN401 (a Sink)

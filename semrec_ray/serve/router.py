@@ -19,6 +19,7 @@ from semrec_ray.search.messages import pack_fetches, pack_queries, unpack_hits, 
 from semrec_ray.search.shards import Shards
 from semrec_ray.serve.edge import Door
 from semrec_ray.serve.following import Following
+from semrec_ray.serve.load import queries_here
 from semrec_ray.state.partitions import partition_name
 from semrec_ray.store.changes import Change
 from semrec_ray.store.shard_map import read_map, shard_name, standby_name
@@ -110,6 +111,7 @@ class Router(Following):
     ) -> None:
         self._observed(config)
         Door.most = config.max_ongoing
+        self._queries = queries_here(config.autoscaling) if config.autoscaling.p99_ms else None
         writing = HandlePort("writer", writer)
         if config.topology == "inline":
             shard, held_profiles, held_encoder = open_local_parts(config)
@@ -122,7 +124,7 @@ class Router(Following):
             app = serve.get_replica_context().app_name
             known = Shards(
                 read,
-                partial(open_shard_port, app, bound, config.replicas),
+                partial(open_shard_port, app, bound, config.most_replicas),
                 partial(open_standby_port, app, beside) if config.fallback == "cpu" else lambda _: None,
             )
             users = [HandlePort(partition_name(i, len(profiles)), handle) for i, handle in enumerate(profiles)]
@@ -138,6 +140,11 @@ class Router(Following):
     def settings(self) -> tuple[AppConfig, dict[str, Any]]:
         """Return what the application was made with and where its code is: further shards of it need the same."""
         return self.service.config, dict(ray.get_runtime_context().runtime_env)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return, for Serve's autoscaler, the p99 of its queries, by the one that is wanted."""
+        wanted_ms = self.service.config.autoscaling.p99_ms
+        return {"late": self._queries.p99() / wanted_ms} if self._queries and wanted_ms else {}
 
     async def _until_it_serves(self) -> None:
         """Look around until it has a release to answer from: Serve then stops the router that it replaces.

@@ -8,6 +8,7 @@ from semrec_ray.config import AppConfig
 from semrec_ray.parts import open_shard
 from semrec_ray.search.messages import Message, pack_hits, pack_rows, unpack_fetches, unpack_queries
 from semrec_ray.serve.following import Following
+from semrec_ray.serve.load import searches_here
 from semrec_ray.store.changes import Change
 from semrec_ray.types import PartStatus
 
@@ -23,6 +24,8 @@ class ShardReplica(Following):
         others: Sequence[Any] = (),  # Serve starts them with it, as parts of its application
     ) -> None:
         self._observed(config)
+        self._scale = config.autoscaling.shards
+        self._searches = searches_here(config.autoscaling) if self._scale else None
         self._shard = open_shard(config, shard, shards=config.shards, standby=standby)
         await self._follow(config.poll_s, self._shard.held)
 
@@ -45,3 +48,7 @@ class ShardReplica(Following):
     async def status(self, *serving: str | None) -> PartStatus:
         """Return what the shard holds; the releases that the caller answers from stay held."""
         return await self._shard.status(*serving)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return, for Serve's autoscaler, the share of the time in which it searches, by the one that is wanted."""
+        return {"busy": self._searches.share() / self._scale.busy} if self._searches and self._scale else {}

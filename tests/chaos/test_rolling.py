@@ -13,13 +13,13 @@ from tests.chaos.conftest import ITEMS, Running
 RATES = {"read": 20.0, "upsert": 2.0, "text": 0.5, "event": 2.0}
 
 
-def under_load(cluster: Running, act: Callable[[], Any]) -> Load:
+def under_load(cluster: Running, act: Callable[[], Any], rates: dict[str, float] = RATES) -> Load:
     """What a load sees that goes on while something is done, and a second longer."""
     load = Load(cluster.url, [f"i{i:03d}" for i in range(ITEMS)], 384, strict=True)
 
     async def scenario() -> None:
         async with session() as client:
-            going = asyncio.create_task(load.run(client, 150.0, RATES))
+            going = asyncio.create_task(load.run(client, 600.0, rates))
             await asyncio.sleep(1.0)
             try:
                 await asyncio.to_thread(act)

@@ -17,10 +17,12 @@ import yaml
 
 from semrec_ray.cluster import HeadNode, answers, free_port, running, wait_until
 from semrec_ray.config import DEMO_MODEL
+from semrec_ray.deployment import SCALING
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
 TOPOLOGIES = ("sharded", "inline")
+SCALES = {"routers": {"min": 1, "max": 2, "ongoing": 1}, "look_back_s": 2, "up_after_s": 1, "down_after_s": 2}
 DISCOVERY = "prom_metrics_service_discovery.json"
 
 
@@ -52,7 +54,7 @@ class Served:
 
 
 def deployment(store: str, port: int) -> dict[str, Any]:
-    """serve_configs/local.yaml twice over: sharded, the users in two partitions, and inline."""
+    """serve_configs/local.yaml twice over: sharded, the users in two partitions, and inline, its routers scaling."""
     config = yaml.safe_load((ROOT / "serve_configs" / "local.yaml").read_text())
     (app,) = config["applications"]
     config["http_options"]["port"] = port
@@ -65,6 +67,8 @@ def deployment(store: str, port: int) -> dict[str, Any]:
         }
         for topology in TOPOLOGIES
     ]
+    config["applications"][-1]["args"]["autoscaling"] = SCALES
+    config["applications"][-1]["autoscaling_policy"] = SCALING
     return config
 
 

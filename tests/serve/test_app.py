@@ -97,3 +97,26 @@ def test_a_replica_that_is_stopped_has_time_for_the_longest_request_there_can_be
 
     assert drain_s() == PLAIN.limits.max_timeout_s + 5
     assert drain_s(drain_s=90.0) == 90
+
+
+SCALES = {"routers": {"min": 2, "max": 6}, "shards": {"min": 1, "max": 3, "ongoing": 2}, "p99_ms": 100}
+
+
+def test_what_scales_has_bounds_in_place_of_a_number(settings):
+    found = parts(settings, autoscaling=SCALES | {"down_after_s": 60})
+    for name, (least, most, ongoing) in {"router": (2, 6, 32), "shard-0": (1, 3, 2), "shard-1": (1, 3, 2)}.items():
+        scaling = found[name]._deployment_config.autoscaling_config
+        assert (scaling.min_replicas, scaling.max_replicas) == (least, most)
+        assert scaling.get_target_ongoing_requests() == ongoing
+        assert (scaling.upscale_delay_s, scaling.downscale_delay_s) == (3, 60)
+    assert found["encoder"]._deployment_config.autoscaling_config is None
+
+
+def test_nothing_scales_unless_it_is_wanted(settings):
+    assert all(part._deployment_config.autoscaling_config is None for part in parts(settings).values())
+
+
+def test_routers_of_a_fixed_number_tell_how_late_answers_are_where_shards_scale(settings):
+    found = parts(settings, routers=3, autoscaling={"shards": {"max": 3}, "p99_ms": 100})
+    scaling = found["router"]._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (3, 3)
