@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # They are `config.…` to everybody.
 AutoscalingConfig = sections.AutoscalingConfig
+BatchConfig = sections.BatchConfig
+BreakerConfig = sections.BreakerConfig
 HnswConfig = sections.HnswConfig
 ProfilesConfig = sections.ProfilesConfig
 RankingConfig = sections.RankingConfig
@@ -29,6 +31,7 @@ Settings = sections.Settings
 SpaceConfig = sections.SpaceConfig
 UsersConfig = sections.UsersConfig
 WeightsConfig = sections.WeightsConfig
+WritesConfig = sections.WritesConfig
 
 DEFAULT_STORE = ".semrec/store"
 MOST_EXAMPLES = 1000  # whatever max_examples says: they are all read before they are counted
@@ -114,23 +117,6 @@ class LimitsConfig(Section):
     max_timeout_s: float = Field(30.0, gt=0)
 
 
-class BatchConfig(Section):
-    """How waiting requests become one message to a shard (DESIGN: batch before the fan-out)."""
-
-    max_batch: int = Field(64, ge=1)
-    max_in_flight: int = Field(2, ge=1)  # one on its way while one is computed
-    max_waiting: int = Field(1024, ge=1)  # beyond: 429
-
-
-class BreakerConfig(Section):
-    """When a router takes a shard for out, and how it finds out that the shard is back (search/breaker.py)."""
-
-    failures: int = Field(3, ge=1)  # in a row: messages that came to nothing, or wait for an answer
-    late_after_s: float | None = Field(None, gt=0)  # without an answer is a failure; None: a fifth of limits.timeout_s
-    probe_every_s: float = Field(1.0, gt=0)  # while it is out; the first at once
-    probe_timeout_s: float = Field(1.0, gt=0)
-
-
 class CacheConfig(Section):
     """The answers that a router keeps (slates.py), by what they depend on: none of them is ever one of before.
 
@@ -160,16 +146,6 @@ class CacheConfig(Section):
         if self.backend != "memory" and not self.size:
             raise ValueError("backend is Redis and size is 0, so nothing is kept: set size to 1 or more")
         return self
-
-
-class WritesConfig(Section):
-    """How live writes become commits of the log, and the log becomes tables (writer.py, folding.py)."""
-
-    max_group: int = Field(256, ge=1)  # writes in one commit
-    commit_every_s: float = Field(0.05, ge=0, le=1)  # between two commits, at the least: a lone write never waits
-    max_waiting: int = Field(1024, ge=1)  # writes that wait for the next; beyond: 429
-    fold_changes: int = Field(10_000, ge=1)  # the log is folded when it has grown by so many,
-    fold_every_s: float = Field(300.0, gt=0)  # or by any after so long
 
 
 class AppConfig(Section):

@@ -1,4 +1,4 @@
-"""Sections of an AppConfig that need no other: of what is learned, ranked and indexed, and of how many replicas."""
+"""Sections of an AppConfig that need no other: of what is learned, ranked, indexed, batched and written, and of replicas."""
 
 from typing import Literal
 
@@ -98,6 +98,33 @@ class HnswConfig(Section):
     m: int = Field(16, ge=2, le=256)  # neighbours of a row, twice as many in the lowest layer
     ef_construction: int = Field(200, ge=1, le=10_000)  # rows that are gathered to choose a row's neighbours from
     ef_search: int = Field(100, ge=1, le=10_000)  # rows that are gathered for a query
+
+
+class BatchConfig(Section):
+    """How waiting requests become one message to a shard (DESIGN: batch before the fan-out)."""
+
+    max_batch: int = Field(64, ge=1)
+    max_in_flight: int = Field(2, ge=1)  # one on its way while one is computed
+    max_waiting: int = Field(1024, ge=1)  # beyond: 429
+
+
+class BreakerConfig(Section):
+    """When a router takes a shard for out, and how it finds out that the shard is back (search/breaker.py)."""
+
+    failures: int = Field(3, ge=1)  # in a row: messages that came to nothing, or wait for an answer
+    late_after_s: float | None = Field(None, gt=0)  # without an answer is a failure; None: a fifth of limits.timeout_s
+    probe_every_s: float = Field(1.0, gt=0)  # while it is out; the first at once
+    probe_timeout_s: float = Field(1.0, gt=0)
+
+
+class WritesConfig(Section):
+    """How live writes become commits of the log, and the log becomes tables (writer.py, folding.py)."""
+
+    max_group: int = Field(256, ge=1)  # writes in one commit
+    commit_every_s: float = Field(0.05, ge=0, le=1)  # between two commits, at the least: a lone write never waits
+    max_waiting: int = Field(1024, ge=1)  # writes that wait for the next; beyond: 429
+    fold_changes: int = Field(10_000, ge=1)  # the log is folded when it has grown by so many,
+    fold_every_s: float = Field(300.0, gt=0)  # or by any after so long
 
 
 class ScaleConfig(Section):
