@@ -1,4 +1,4 @@
-"""Sections of an AppConfig that need no other: of what is learned, ranked, indexed, batched and written, and of replicas."""
+"""Sections of an AppConfig that need no other: how it learns, ranks, indexes, batches, writes and scales."""
 
 from typing import Literal
 
