@@ -13,9 +13,13 @@ from tests.chaos.conftest import ITEMS, Running
 RATES = {"read": 20.0, "upsert": 2.0, "text": 0.5, "event": 2.0}
 
 
-def under_load(cluster: Running, act: Callable[[], Any], rates: dict[str, float] = RATES) -> Load:
+def load_of(cluster: Running) -> Load:
+    """Reads and writes of the app at `/`."""
+    return Load(cluster.url, [f"i{i:03d}" for i in range(ITEMS)], 384, strict=True)
+
+
+def under_load(load: Load, act: Callable[[], Any], rates: dict[str, float] = RATES) -> Load:
     """What a load sees that goes on while something is done, and a second longer."""
-    load = Load(cluster.url, [f"i{i:03d}" for i in range(ITEMS)], 384, strict=True)
 
     async def scenario() -> None:
         async with session() as client:
@@ -41,7 +45,7 @@ def test_a_deployment_with_other_arguments_replaces_every_replica_and_loses_noth
         wait_until(lambda: not_one_of(before, cluster.replicas("RUNNING", "STOPPING")), 120, "the old ones do not end")
         cluster.wait_until_all_run()
 
-    load = under_load(cluster, replace)
+    load = under_load(load_of(cluster), replace)
     assert not load.seen.failures, load.seen.failures[:5]
     assert load.seen.unconnected == 0
     assert set(load.seen.coverages) == {1.0}
@@ -70,7 +74,7 @@ def test_routers_that_come_and_go_take_no_request_with_them(cluster):
                 f"there are not {routers} routers",
             )
 
-    load = under_load(cluster, more_and_fewer)
+    load = under_load(load_of(cluster), more_and_fewer)
     assert not load.seen.failures, load.seen.failures[:5]
     assert load.seen.unconnected == 0
     assert {name: pids for name, pids in cluster.replicas().items() if name != "router"} == {

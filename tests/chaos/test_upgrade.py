@@ -13,7 +13,7 @@ import yaml
 
 from semrec_ray.cluster import answers, wait_until
 from tests.chaos.conftest import Running
-from tests.chaos.test_rolling import not_one_of, under_load
+from tests.chaos.test_rolling import load_of, not_one_of, under_load
 
 SCRIPTS = Path(sys.executable).parent
 RATES = {"read": 5.0, "upsert": 0.5, "text": 0.2, "event": 0.5}  # all replicas start twice over beside it
@@ -49,7 +49,7 @@ def test_an_upgrade_and_its_roll_back_lose_nothing(cluster, tmp_path):
         said.append(app["deployed_app_config"]["args"]["log_level"])
 
     old = with_args(old, log_level="INFO")
-    load = under_load(cluster, lambda: (deployed("new.yaml", new), deployed("old.yaml", old)), RATES)
+    load = under_load(load_of(cluster), lambda: (deployed("new.yaml", new), deployed("old.yaml", old)), RATES)
     assert said == ["WARNING", "INFO"]
     passed(load)
     assert load.seen.reads
@@ -63,40 +63,27 @@ def passed(load: Any) -> None:
     assert set(load.seen.coverages) == {1.0}
 
 
-def served(cluster: Running) -> dict[str, str]:
-    """Where each app is, by its name."""
-    return {name: app["route_prefix"] for name, app in cluster.client().get_serve_details()["applications"].items()}
-
-
-def test_blue_gives_way_to_green_and_back_without_a_failed_request(cluster, tmp_path):
+def test_blue_gives_way_to_green_beside_it_and_back(cluster, tmp_path):
+    """Whose gateway asks below /green is answered by green; blue restarts nothing while green comes and goes."""
     (blue,) = cluster.config["applications"]
-    green = deepcopy(blue) | {"name": "green"}
+    green = deepcopy(blue) | {"name": "green", "route_prefix": "/green"}
     green["args"] |= {"slow_ms": 500.0, "routers": 1, "encoders": 1}
+    load = load_of(cluster)
 
-    def at(**prefixes: str) -> dict[str, Any]:
-        apps = [app | {"route_prefix": prefixes[app["name"]]} for app in (blue, green) if app["name"] in prefixes]
-        return cluster.config | {"applications": apps}
-
-    steps: list[dict[str, str]] = [
-        {"semrec": "/", "green": "/green"},  # both, the new one beside the old one
-        {"semrec": "/blue", "green": "/"},  # the new one answers
-        {"semrec": "/", "green": "/green"},  # and not any more
-        {"semrec": "/"},  # one is left
-    ]
-    processes: list[list[int]] = []
+    def routers() -> list[int]:
+        apps = cluster.client().get_serve_details()["applications"]
+        return sorted(each["pid"] for each in apps["semrec"]["deployments"]["router"]["replicas"])
 
     def through() -> None:
-        for number, prefixes in enumerate(steps):
-            serve_deploy(cluster, tmp_path / f"{number}.yaml", at(**prefixes))
-            wait_until(lambda now=prefixes: served(cluster) == now, 120, f"the apps are not at {prefixes}")
-            for prefix in prefixes.values():
-                ready = f"{cluster.url}{prefix.rstrip('/')}/readyz"
-                wait_until(lambda url=ready: answers(url), 150, f"{ready} is not ready")
-            cluster.wait_until_all_run(150)
-            blues = cluster.client().get_serve_details()["applications"]["semrec"]["deployments"]["router"]["replicas"]
-            processes.append(sorted(each["pid"] for each in blues))
+        serve_deploy(cluster, tmp_path / "both.yaml", cluster.config | {"applications": [blue, green]})
+        wait_until(lambda: answers(f"{cluster.url}/green/readyz"), 300, "green is not ready")
+        cluster.wait_until_all_run(300)
+        for url in (f"{cluster.url}/green", cluster.url):
+            load.url, read = url, len(load.seen.reads)
+            wait_until(lambda before=read: len(load.seen.reads) > before + 20, 60, f"{url} answers nobody")
+        serve_deploy(cluster, tmp_path / "blue.yaml", cluster.config)
+        wait_until(lambda: httpx.get(f"{cluster.url}/green/readyz").status_code == 404, 120, "green is still there")
 
-    load = under_load(cluster, through, RATES)
-    passed(load)
-    assert processes == [processes[0]] * len(steps)  # what stays as it is does not restart
-    assert httpx.get(f"{cluster.url}/green/readyz").status_code == 404
+    before = routers()
+    passed(under_load(load, through, RATES))
+    assert routers() == before
