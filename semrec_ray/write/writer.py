@@ -128,8 +128,14 @@ class LocalWriter(WriterPort):
         """Write by `writer`; `committed` is told the changes of every commit."""
         self._writer, self._config, self._committed = writer, config, committed
         self._between_commits = threading.Lock()
-        self._one_model = asyncio.Lock()
         self._open_model = lru_cache(2)(open_encoder)
+        self._texts: Batcher[Text, Vector] = Batcher(
+            self._embedded,
+            name="writer-model",
+            max_batch=EMBEDDED_AT_ONCE,
+            max_in_flight=1,
+            max_waiting=EMBEDDED_AT_ONCE * config.max_waiting,
+        )
         self._commits: Batcher[tuple[Write, Embeddings], Written | Lacking] = Batcher(
             self._commit,
             name=self.name,
@@ -156,9 +162,8 @@ class LocalWriter(WriterPort):
                 WRITES.add(1, {"verb": type(write).__name__, "outcome": "written"})
                 return answer
             try:
-                async with asyncio.timeout_at(deadline):
-                    embeddings |= await self._embed(sorted(answer.texts))
-            except TimeoutError:
+                embeddings |= await self._embed(sorted(answer.texts), deadline)
+            except DeadlineExceeded:
                 raise DeadlineExceeded(
                     f"{len(answer.texts)} texts could not be embedded in {timeout_s:g} s, and nothing was written: "
                     f"send fewer items at once"
@@ -211,20 +216,28 @@ class LocalWriter(WriterPort):
         with self._between_commits:
             return self._writer.commit(group)
 
-    async def _embed(self, texts: Sequence[Text]) -> dict[Text, Vector]:
-        """Return the embeddings of texts; a long write gives way to others every few."""
+    async def _embed(self, texts: Sequence[Text], deadline: float) -> dict[Text, Vector]:
+        """Return the embeddings of texts, those of several writes made together; a long write gives way every few."""
         found: dict[Text, Vector] = {}
-        for model in sorted({model for model, _ in texts}):
-            of_model = [text for of, text in texts if of == model]
-            for start in range(0, len(of_model), EMBEDDED_AT_ONCE):
-                part = of_model[start : start + EMBEDDED_AT_ONCE]
-                async with self._one_model:
-                    vectors = await asyncio.to_thread(self._embed_now, model, part)
-                found |= {(model, text): vector for text, vector in zip(part, vectors, strict=True)}
+        for start in range(0, len(texts), EMBEDDED_AT_ONCE):
+            part = texts[start : start + EMBEDDED_AT_ONCE]
+            vectors = await asyncio.gather(*(self._texts.submit(text, deadline) for text in part))
+            found |= zip(part, vectors, strict=True)
         return found
 
-    def _embed_now(self, model: str, texts: Sequence[str]) -> Vector:
-        return self._open_model(model).encode_texts(texts)
+    async def _embedded(self, texts: Sequence[Text]) -> list[Vector | Exception]:
+        return await asyncio.to_thread(self._embed_now, texts)
+
+    def _embed_now(self, texts: Sequence[Text]) -> list[Vector | Exception]:
+        found: dict[Text, Vector | Exception] = {}
+        for model in {model for model, _ in texts}:
+            of_model = [text for text in texts if text[0] == model]
+            try:
+                vectors = self._open_model(model).encode_texts([text for _, text in of_model])
+                found |= zip(of_model, vectors, strict=True)
+            except SemrecError as error:
+                found |= dict.fromkeys(of_model, error)
+        return [found[text] for text in texts]
 
 
 def open_writer(config: AppConfig, committed: Told | None = None) -> LocalWriter:
