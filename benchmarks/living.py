@@ -176,13 +176,23 @@ async def swapped(
             ("rollback", ["rollback"], served),
         ):
             load.seen = Seen()
-            command = ["nice", "-n", "19", sys.executable, "-m", "semrec_ray.cli", *command, "--store", str(store)]
-            moving = await asyncio.create_subprocess_exec(*(command if phase != "before" else ["true"]))
+            command = [sys.executable, "-m", "semrec_ray.cli", *command, "--store", str(store)]
+            moving = await asyncio.create_subprocess_exec(
+                *(command if phase != "before" else ["true"]), preexec_fn=_behind_others
+            )
             await load.at_rate(ask, rate, seconds)
             assert await moving.wait() == 0
             assert spaces[(await load.get("/v1/status"))["release"]] == wanted, f"{phase} did not arrive"
             phases[phase] = load.seen.reads
     return phases
+
+
+def _behind_others() -> None:
+    """Give way to whatever else runs: Linux weighs sessions against each other first, then what is nice in one."""
+    os.setsid()
+    os.nice(19)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19")
 
 
 def _same(pairs: list[tuple[str, float]], best: list[tuple[str, float]]) -> bool:

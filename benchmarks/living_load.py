@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-SEEN_WITHIN_S = 1.0
+SEEN_WITHIN_S, LOOK_S = 1.0, 0.1  # every look is a request more: at half of it they were most of the load
 PARALLEL = 64
 CONNECTED_WITHIN_S, RETRY_S = 20.0, 0.1  # how long, and how often, who finds nobody listening tries again
 RATES = {"read": 50.0, "upsert": 10.0, "text": 10.0, "delete": 20.0, "event": 10.0}  # of requests a second
@@ -191,7 +191,7 @@ class Load:
                     return
             if self.model.items.get(item_id) is not written:
                 return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(LOOK_S)
         self.seen.visible.append(waited)
 
     async def item(self, item_id: str) -> dict[str, Any] | None:

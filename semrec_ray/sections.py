@@ -121,7 +121,7 @@ class WritesConfig(Section):
     """How live writes become commits of the log, and the log becomes tables (writer.py, folding.py)."""
 
     max_group: int = Field(256, ge=1)  # writes in one commit
-    commit_every_s: float = Field(0.05, ge=0, le=1)  # between two commits, at the least: a lone write never waits
+    commit_every_s: float = Field(0.1, ge=0, le=1)  # between two commits, at the least: a lone write never waits
     max_waiting: int = Field(1024, ge=1)  # writes that wait for the next; beyond: 429
     fold_changes: int = Field(10_000, ge=1)  # the log is folded when it has grown by so many,
     fold_every_s: float = Field(300.0, gt=0)  # or by any after so long
