@@ -1,6 +1,7 @@
 """A replica that does something in the background while it answers."""
 
 import asyncio
+import gc
 from collections.abc import Coroutine
 from typing import Any
 
@@ -8,6 +9,12 @@ from semrec_ray.config import AppConfig
 from semrec_ray.serve.metrics import count_in_ray
 from semrec_ray.store.follower import Follower
 from semrec_ray.telemetry import configure_logging
+
+
+def pass_over_what_is_loaded() -> None:
+    """Let no garbage collection look through what is loaded by now: catalogs and libraries, which stay."""
+    gc.collect()
+    gc.freeze()
 
 
 class Following:
@@ -24,6 +31,7 @@ class Following:
         """Load what the channel points at, then follow it: Serve sends requests only to a replica that holds it."""
         for one in held:
             await asyncio.to_thread(one.refresh)
+        pass_over_what_is_loaded()
         self._in_background(*(one.follow(poll_s) for one in held))
 
     def _in_background(self, *loops: Coroutine[Any, Any, None]) -> None:

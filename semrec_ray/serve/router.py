@@ -18,7 +18,7 @@ from semrec_ray.search.coverage import of_all
 from semrec_ray.search.messages import pack_fetches, pack_queries, unpack_hits, unpack_rows
 from semrec_ray.search.shards import Shards
 from semrec_ray.serve.edge import Door
-from semrec_ray.serve.following import Following
+from semrec_ray.serve.following import Following, pass_over_what_is_loaded
 from semrec_ray.serve.load import queries_here
 from semrec_ray.state.partitions import partition_name
 from semrec_ray.store.changes import Change
@@ -132,6 +132,7 @@ class Router(Following):
                 config, known, users, HandlePort("encoder", encoder, config.encoders), writing, asking(config)
             )
         await self._until_it_serves()
+        pass_over_what_is_loaded()
         views = self.service.serving.views
         self._in_background(self._look_around(config.poll_s), views.follow_split(config.poll_s))
         if config.cache.size:

@@ -8,7 +8,7 @@ from typing import Any
 
 from semrec_ray.config import AppConfig
 from semrec_ray.errors import SemrecError
-from semrec_ray.serve.following import Following
+from semrec_ray.serve.following import Following, pass_over_what_is_loaded
 from semrec_ray.serve.router import HandlePort
 from semrec_ray.store.changes import Change
 from semrec_ray.types import Write, Written
@@ -28,6 +28,7 @@ class WriterReplica(Following):
         self._writer = open_writer(config, self._announce)
         self._followers = [Told(HandlePort(name, handle)) for name, handle in followers.items()]
         await self._writer.prepare()  # Serve then stops the writer that it replaces
+        pass_over_what_is_loaded()
         self._in_background(self._writer.run())
 
     async def write(self, write: Write, timeout_s: float) -> Written | SemrecError:
