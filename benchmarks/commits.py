@@ -74,7 +74,8 @@ def measured(store: str, commits: int) -> list[dict[str, Any]]:
         gone = (
             [DeleteItem(f"live/{10 * commit - DELETED_AFTER - i}") for i in range(4)] if commit > DELETED_AFTER else []
         )
-        group: list[tuple[Write, Embeddings]] = [(write, {}) for write in (PutItems(tuple(items)), *gone)]
+        writes: list[Write] = [PutItems(tuple(items)), *gone]
+        group: list[tuple[Write, Embeddings]] = [(write, {}) for write in writes]
         changes = times.of("commit", partial(writer.commit, group)).changes
         times.of("shard, told", partial(told.take, changes))
         times.of("shard, reads", reading.catch_up)
