@@ -180,6 +180,7 @@ def test_a_share_is_of_the_time_that_has_passed():
 AT_ONCE = 16
 
 
+@pytest.mark.slow  # a minute, and its own load is what the machine has to bear
 def test_a_load_step_adds_a_router_that_goes_again_without_a_failed_request(served):
     """The inline app of this cluster has one router, two while more than one request is in hand (conftest.py)."""
     callers = Callers([served.url("inline", f"/v1/similar/{i}") for i in ("1", "260", "1721")], AT_ONCE)
