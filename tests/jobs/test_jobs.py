@@ -58,7 +58,10 @@ def test_a_relative_store_in_a_jobs_copy_of_the_folder_is_refused(tmp_path, item
     assert not (copy / "store").exists()
 
 
-@pytest.mark.parametrize("job", sorted({path.stem for path in (ROOT / "jobs").glob("*.py")} - {"__init__", "options", "workers"}))
+NO_JOBS = {"__init__", "options", "workers"}
+
+
+@pytest.mark.parametrize("job", sorted({path.stem for path in (ROOT / "jobs").glob("*.py")} - NO_JOBS))
 def test_every_job_explains_itself(monkeypatch, capsys, job):
     monkeypatch.setattr("sys.argv", [f"jobs.{job}", "--help"])
     with pytest.raises(SystemExit) as done:
