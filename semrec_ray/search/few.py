@@ -5,6 +5,7 @@ scored too. `pruned.py` would take seconds to be made for them, and `device.py` 
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ class FewRows:
 
     def __init__(self, vectors: Vector) -> None:
         """Keep (N, D) finite float32 vectors."""
+        _compile()
         self._vectors = np.ascontiguousarray(vectors, np.float32)
         self._longest = float(np.linalg.norm(vectors.astype(np.float64), axis=1).max(initial=0.0))
 
@@ -70,3 +72,10 @@ class FewRows:
         best, scores = np.zeros(k, np.int64), np.zeros(k, np.float32)
         found = best_of_rows(rows, query, self._vectors, best, scores)
         return best[:found], scores[:found]
+
+
+@cache
+def _compile() -> None:
+    """Score one row, so that no request waits for the compiler."""
+    row, score = np.zeros(1, np.int64), np.zeros(1, np.float32)
+    best_of_rows(row, score, np.zeros((1, 1), np.float32), row.copy(), score.copy())

@@ -35,7 +35,7 @@ EMBEDDED_AT_ONCE = 32  # texts, before another write may have some of its own em
 LOOK_S = 1.0  # between two looks at the channel
 TRIES = 20  # commits that others may be faster at
 
-Told = Callable[[Sequence[Change]], None]
+Announce = Callable[[Sequence[Change]], None]
 
 
 class Committed(NamedTuple):
@@ -124,7 +124,7 @@ class LocalWriter(WriterPort):
 
     name = "writer"
 
-    def __init__(self, writer: Writer, config: WritesConfig, committed: Told | None = None) -> None:
+    def __init__(self, writer: Writer, config: WritesConfig, committed: Announce | None = None) -> None:
         """Write by `writer`; `committed` is told the changes of every commit."""
         self._writer, self._config, self._committed = writer, config, committed
         self._between_commits = threading.Lock()
@@ -240,7 +240,7 @@ class LocalWriter(WriterPort):
         return [found[text] for text in texts]
 
 
-def open_writer(config: AppConfig, committed: Told | None = None) -> LocalWriter:
+def open_writer(config: AppConfig, committed: Announce | None = None) -> LocalWriter:
     """Return the writer of an application's store; it knows nothing before its first write."""
     pointers = open_pointers(config.model_copy(update={"release": None}))  # writes are for all, whatever one app serves
     return LocalWriter(Writer(Store(config.store), pointers, model=config.model), config.writes, committed)
