@@ -8,14 +8,12 @@ ARGS ?=
 demo: .venv/demo.stamp
 	$(BIN)/semrec demo $(ARGS)
 
-# Two runs beside each other that take about as long: what needs a Ray cluster, one cluster after the other, and the
-# others. With ARGS, such as ARGS="-k kill", it is one plain run.
-CLUSTER := tests/chaos tests/serve
+# Two runs beside each other that take about as long: what needs a Ray cluster, and the others. With ARGS, such as
+# ARGS="-k kill", it is one plain run; ARGS="-m slow" is what takes too long for every time.
 test: lint types
 ifeq ($(strip $(ARGS)),)
-	@mkdir -p .cache; { failed=0; for room in $(CLUSTER); do \
-	$(BIN)/pytest $$room -o cache_dir=.cache/pytest-serve || failed=1; done; exit $$failed; } >.cache/serve.log 2>&1 & \
-	$(BIN)/pytest $(CLUSTER:%=--ignore=%); others=$$?; \
+	@mkdir -p .cache; $(BIN)/pytest tests/serve -o cache_dir=.cache/pytest-serve >.cache/serve.log 2>&1 & \
+	$(BIN)/pytest --ignore=tests/serve; others=$$?; \
 	wait $$!; serve=$$?; cat .cache/serve.log; \
 	exit $$((others + serve))
 else

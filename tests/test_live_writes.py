@@ -78,7 +78,7 @@ def test_a_shard_that_does_not_catch_up_costs_the_deadline_and_no_more(config, l
         recommender.fanout.shards.known.ports[0].held.catch_up = lambda: None
         seq = put(live_store, "new", FAR)
         with pytest.raises(DeadlineExceeded, match="shard-0 did not answer in time"):
-            await recommender.query(nearest(ONE, seq, timeout_s=0.1))
+            await recommender.query(nearest(ONE, seq, timeout_s=1.0))
         assert (await recommender.query(nearest(ONE))).items
 
     asyncio.run(scenario())

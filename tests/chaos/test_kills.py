@@ -12,6 +12,8 @@ from benchmarks.living import kill, recovered, replaced
 from benchmarks.living_load import Load, Seen, session
 from tests.chaos.conftest import ITEMS, Running
 
+pytestmark = pytest.mark.slow
+
 RATES = {"read": 20.0, "upsert": 2.0, "text": 0.5, "event": 2.0}
 RECOVERED_WITHIN_S = 90.0  # on a busy machine
 

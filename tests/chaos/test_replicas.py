@@ -14,10 +14,11 @@ from tests.chaos.load import Load, Truth
 from tests.chaos.running import running
 from tests.conftest import catalog, fill
 
+pytestmark = pytest.mark.slow
+
 RATE, TIMEOUT_S, DIMS = 20, 5.0, 16
 
 
-@pytest.mark.slow
 def test_a_replica_that_hangs_or_dies_costs_nobody_anything_where_there_is_another(tmp_path):
     rng = np.random.default_rng(7)
     store = Store(str(tmp_path / "store"))

@@ -10,6 +10,8 @@ from benchmarks.living_load import Load, session
 from semrec_ray.cluster import wait_until
 from tests.chaos.conftest import ITEMS, Running
 
+pytestmark = pytest.mark.slow
+
 RATES = {"read": 20.0, "upsert": 2.0, "text": 0.5, "event": 2.0}
 
 
@@ -36,7 +38,6 @@ def under_load(load: Load, act: Callable[[], Any], rates: dict[str, float] = RAT
     return load
 
 
-@pytest.mark.slow
 def test_a_deployment_with_other_arguments_replaces_every_replica_and_loses_nothing(cluster):
     before = cluster.replicas()
 
@@ -58,7 +59,6 @@ def not_one_of(before: dict[str, list[int]], now: dict[str, list[int]]) -> bool:
     return all(now.get(name) and not set(pids) & set(now[name]) for name, pids in before.items())
 
 
-@pytest.mark.slow
 def test_routers_that_come_and_go_take_no_request_with_them(cluster):
     """Without other arguments: `num_replicas` of the config restarts nothing."""
     (app,) = cluster.config["applications"]

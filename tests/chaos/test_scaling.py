@@ -11,6 +11,8 @@ from semrec_ray.deployment import SCALING
 from tests.chaos.callers import Callers
 from tests.chaos.conftest import ITEMS, QUICK, Running
 
+pytestmark = pytest.mark.slow
+
 AT_ONCE = 16  # callers of the step
 SCALES = {
     "routers": {"min": 1, "max": 3, "ongoing": 2},
@@ -40,7 +42,6 @@ async def until(cluster: Running, wanted: dict[str, int]) -> list[dict[str, int]
             await asyncio.sleep(0.1)
 
 
-@pytest.mark.slow
 def test_a_load_step_adds_routers_and_replicas_of_all_shards_that_go_again(start: Callable[..., Any], texts):
     with start(texts, QUICK, scaling=SCALING, autoscaling=SCALES, num_cpus=0.05) as cluster:
         callers = Callers([f"{cluster.url}/v1/similar/i{i:03d}" for i in range(ITEMS)], AT_ONCE)

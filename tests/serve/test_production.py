@@ -43,9 +43,11 @@ def production_environment() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="semrec-", dir="/tmp"))  # short: Ray puts sockets in it
+    monkeypatch.setenv("HOME", str(made))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     yield made
     shutil.rmtree(made, ignore_errors=True)
 
@@ -87,9 +89,10 @@ async def here(store: str) -> list[list[dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class Fast:
-    """A cluster on the fast profile: inline at the root, two shards below /sharded, and a narrow one below /narrow.
+    """A cluster on the fast profile: inline at the root, and another app below a prefix.
 
-    Below /sharded keys are needed; the others are asked by load generators, which have none.
+    sharded  two shards; keys are needed
+    narrow   inline, with little room; it is asked by load generators, which have no keys
     """
 
     url: str
@@ -102,7 +105,7 @@ class Fast:
 
 
 @contextlib.contextmanager
-def fast_cluster(store: str, folder: Path) -> Iterator[Fast]:
+def fast_cluster(store: str, folder: Path, beside: str) -> Iterator[Fast]:
     port, ports = free_port(), ("METRICS_PORT", "STATS_PORT")
     environment = {"HOME": str(folder), "SEMREC_STORE": store}
     environment |= {f"RAY_SERVE_HAPROXY_{name}": str(free_port()) for name in ports}  # others may run here
@@ -119,9 +122,8 @@ def fast_cluster(store: str, folder: Path) -> Iterator[Fast]:
     sharded["auth"] = {"mode": "keys", "file": str(folder / "keys.jsonl")}
     read, write = (new_key(folder / "keys.jsonl", role) for role in ("read", "write"))
     inline["args"]["auth"] = {"mode": "none"}
-    narrow = {"max_ongoing": NARROW, "routers": 1}
-    for name, more in (("sharded", sharded), ("narrow", narrow)):
-        config["applications"] += [inline | {"name": name, "route_prefix": f"/{name}", "args": inline["args"] | more}]
+    args = inline["args"] | {"sharded": sharded, "narrow": {"max_ongoing": NARROW, "routers": 1}}[beside]
+    config["applications"] += [inline | {"name": beside, "route_prefix": f"/{beside}", "args": args}]
     token = ray_token(environment)
     node = HeadNode(free_port(), ROOT, folder / "head.log", environment, temp_dir=str(folder / "ray"))
     with running(node):
@@ -129,7 +131,7 @@ def fast_cluster(store: str, folder: Path) -> Iterator[Fast]:
         client = ServeSubmissionClient(node.dashboard, headers=token)
         client.deploy_applications(config)
         url = f"http://127.0.0.1:{port}"
-        for app in ("", "/sharded", "/narrow"):
+        for app in ("", f"/{beside}"):
             ready = f"{url}{app}/readyz"
             wait_until(lambda url=ready: answers(url), 120, f"{url}{app} does not become ready, see {node.log}")
         # HAProxy starts anew with each replica that joins, and closes connections then.
@@ -140,14 +142,15 @@ def fast_cluster(store: str, folder: Path) -> Iterator[Fast]:
         yield Fast(url, port, metrics, begun, read, write, client.get_serve_details)
 
 
-def test_the_fast_profile_answers_what_one_process_answers_and_refuses_what_is_too_much(
-    live_store, folder, monkeypatch
-):
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with fast_cluster(live_store.uri, folder) as fast:
+@pytest.mark.slow
+def test_the_fast_profile_refuses_what_is_too_much_and_keeps_nothing_of_what_it_answered(live_store, folder):
+    with fast_cluster(live_store.uri, folder, "narrow") as fast:
         overloaded(fast)
         soaked(fast)
+
+
+def test_the_fast_profile_answers_what_one_process_answers(live_store, folder):
+    with fast_cluster(live_store.uri, folder, "sharded") as fast:
         url = fast.url
         over_http = [httpx.get(f"{url}/v1/similar/i{i:03d}").json()["items"] for i in range(20)]
         of_shards = [

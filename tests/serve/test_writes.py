@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from benchmarks.living import lasting, recovered
-from benchmarks.living_load import Load, Seen, session
+from benchmarks.living_load import Load, session
 from semrec_ray.cluster import wait_until
 from semrec_ray.state.partitions import partition_name, partition_of
 from semrec_ray.store import Store
@@ -21,6 +21,7 @@ from tests.serve.conftest import TOPOLOGIES, Served
 from tests.serve.test_cluster import replica_pid
 
 ROBBERS = {"title": "Robbers of the Night Bank", "text": "Five robbers dig a tunnel into a bank.", "year": 2031}
+RECOVERED_WITHIN_S = 150.0  # on a busy machine
 RATES = {"read": 10.0, "upsert": 3.0, "text": 1.0, "delete": 2.0, "event": 3.0}
 
 
@@ -90,27 +91,30 @@ def test_an_event_changes_its_user_s_recommendations_within_a_second_and_a_resta
     assert http.get(f"/sharded/v1/users/{user}").status_code == 404
 
 
-def test_what_was_acknowledged_is_there_once_whatever_is_killed_meanwhile(served, http):
-    """A writer, a shard and a router, one after the other, under the load of benchmarks/living.py in small."""
-    ids = [str(i) for i in (1, 2, 3, 6, 10, 260)]
-    load = Load(served.url("sharded", ""), ids, 384, strict=False)
-    for target in ("writer", "shard-1", "router"):
-        differences = asyncio.run(killed(load, served, target))
-        assert not differences, differences[:3]
-        wait_until(lambda: http.get("/sharded/readyz").status_code == 200, 60, f"no readiness after {target}")
-    assert len(load.model.items) > 50
-    assert len(load.model.events) > 5
+@pytest.mark.parametrize(
+    "target", ["writer", *(pytest.param(x, marks=pytest.mark.slow) for x in ("shard-1", "router"))]
+)
+def test_what_was_acknowledged_is_there_once_whatever_is_killed_meanwhile(served, http, target):
+    """Under the load of benchmarks/living.py in small."""
+    load = Load(served.url("sharded", ""), [str(i) for i in (1, 2, 3, 6, 10, 260)], 384, strict=False)
+    differences = asyncio.run(killed(load, served, target))
+    assert not differences, differences[:3]
+    wait_until(
+        lambda: http.get("/sharded/readyz").status_code == 200, RECOVERED_WITHIN_S, f"no readiness without {target}"
+    )
+    assert len(load.model.items) > 20
+    assert len(load.model.events) > 2
     problems = lasting(Store(served.store), load.model)
     assert not problems, problems[:3]
 
 
 async def killed(load: Load, served: Served, target: str) -> list[str]:
-    load.seen, load.going = Seen(), True
+    """Kill a part; return how what is served differs from what was acknowledged once all is well."""
     async with session() as client:
-        going = asyncio.create_task(load.run(client, 60.0, RATES))
-        await asyncio.sleep(1.5)
+        going = asyncio.create_task(load.run(client, RECOVERED_WITHIN_S, RATES))
+        await asyncio.sleep(3.0)
         os.kill(replica_pid(served, "sharded", target), signal.SIGKILL)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(RECOVERED_WITHIN_S):
             while not await recovered(load):  # noqa: ASYNC110 (another process is waited for)
                 await asyncio.sleep(0.1)
         await asyncio.sleep(0.5)
