@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 from semrec_ray.config import AppConfig
 from semrec_ray.data.keys import KeySet
@@ -17,6 +18,12 @@ from semrec_ray.store.events import write_events
 from semrec_ray.store.items import write_items
 from semrec_ray.store.vectors import put_space, write_vectors
 from semrec_ray.types import Space
+
+# Every time the same examples, for a run to fail only for what was changed; `--hypothesis-profile=thorough` looks for
+# others.
+settings.register_profile("every time", derandomize=True, deadline=None, max_examples=40)
+settings.register_profile("thorough", deadline=None, max_examples=400)
+settings.load_profile("every time")
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def files(tmp_path) -> list[str]:
     return ["files", "--items", str(tmp_path / "films.parquet"), "--events", str(tmp_path / "ratings.csv")]
 
 
-@kills(2, 14)
+@kills(1, 14)
 def test_an_import_killed_at_any_moment_leaves_whole_tables_and_is_completed_by_the_same_command(
     live_store, tmp_path, files, wanted_kills
 ):
@@ -218,6 +218,7 @@ def embedded_ids(store: str, table: str) -> set[str]:
     return set() if known is None else set(known["item_id"].to_pylist())
 
 
+@pytest.mark.slow  # tests/store/test_tables.py has two processes that upsert, every time
 def test_two_of_the_same_import_at_once_leave_what_one_leaves(tmp_path, files):
     one, both = str(tmp_path / "one"), str(tmp_path / "both")
     timed([*SEMREC, "import", *files, "--store", one])
@@ -228,6 +229,7 @@ def test_two_of_the_same_import_at_once_leave_what_one_leaves(tmp_path, files):
         assert rows_of(both, table, key).equals(rows_of(one, table, key))
 
 
+@pytest.mark.slow  # tests/store/test_releases.py has processes that move a channel, every time
 def test_of_two_publishes_at_once_one_is_live_and_the_other_says_so(live_store, files):
     timed([*SEMREC, "import", *files, "--store", live_store.uri])
     command = [*SEMREC, "publish", "--store", live_store.uri]

@@ -20,6 +20,8 @@ from semrec_ray.recommender import Recommender
 from semrec_ray.types import Example, Query
 from tests.conftest import catalog, fill, ratings
 
+pytestmark = pytest.mark.slow  # a cluster of its own; tests/serve/test_bulk.py asks the served one, every time
+
 ROOT = Path(__file__).parents[2]
 USERS, K = 160, 5
 

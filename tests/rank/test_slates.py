@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import combinations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -149,16 +149,23 @@ def test_a_page_breaks_a_cap_only_where_nobody_left_would_keep_it(slate):
                 assert any(counts(cap, page)[v] >= cap.at_most for cap in rules.caps for v in cap.values[c])
 
 
+PINNED_LAST = Rules(
+    pins=(Pin("i0", 2), Pin("i1", 4), Pin("i2", 3)), shares=(Share(np.array([True, False, True, False, False]), 1.0),)
+)
+
+
 @promise
 @given(slates(max_caps=0, max_shares=1))
+@example((np.arange(5), PINNED_LAST, 4))
 def test_a_share_is_spread_and_never_waits_behind_its_due(slate):
+    """But for what is pinned: it takes a slot, or comes later than it is due."""
     order, rules, k = slate
     for page in pages(order, rules, k):
         for share in rules.shares:
             promoted = sum(share.mask[c] for c in page)
             due = min(math.ceil(share.share * k - 1e-9), promoted)
             for slot in range(1, len(page) + 1):
-                pinned = len(pinned_in(rules, page[:slot]))
+                pinned = len(pinned_in(rules, page[:slot])) + sum(share.mask[c] for c in pinned_in(rules, page[slot:]))
                 assert sum(share.mask[c] for c in page[:slot]) >= due * slot // len(page) - pinned
 
 
