@@ -29,10 +29,11 @@ from semrec_ray.store import Store
 from tests.conftest import fill
 from tests.serve.conftest import Served, deployment
 
+pytestmark = pytest.mark.slow  # apps of its own; test_cluster.py holds the session's two against a brute force too
+
 N, D, QUERIES = 3000, 24, 200
 APPS = {f"exact-{shards}": {"topology": "sharded", "shards": shards} for shards in (1, 2, 3, 5)}
 APPS["exact-inline"] = {"topology": "inline"}
-ALWAYS = "exact-3"  # the others take as many minutes
 # Composed and decomposed, capitals, prefixes of each other; UTF-16 would put the emoji before the wide tilde.
 ID_FORMS = ("{}", "i{:05d}", "I{}", "a b/{}", "é{}", "e\u0301{}", "漢/{}", "～{}", "😀{}", "{}/", "{} ")
 CATEGORIES, MAKERS, YEARS = ("Drama", "Comedy", "Süß", "Short"), ("Ant", "Bee", "bee", "Öl"), range(1990, 2000)
@@ -276,9 +277,7 @@ def deploy(cluster: Served, truth: Truth) -> Iterator[Callable[[str], None]]:
     wait_until(lambda: not APPS.keys() & serve.get_serve_details()["applications"].keys(), 60, "apps remain")
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] if name != ALWAYS else []) for name in APPS]
-)
+@pytest.fixture(scope="module", params=APPS)
 def app(request: pytest.FixtureRequest, deploy: Callable[[str], None]) -> str:
     """The name of an app that is ready; one at a time, for all five at once would take 8 GB."""
     deploy(request.param)

@@ -13,6 +13,8 @@ from semrec_ray.store import Store
 from semrec_ray.store.shard_map import read_map
 from tests.serve.conftest import ROOT, SCRIPTS, Served
 
+pytestmark = pytest.mark.slow  # processes of six shards come, one after the other
+
 RATE = 20.0  # reads a second
 
 
@@ -66,7 +68,6 @@ async def asked_while(served: Served, asked: list, sizes: list[int]) -> tuple[li
     return reports, len(begun)
 
 
-@pytest.mark.slow  # processes of six shards come, one after the other
 def test_two_shards_become_three_and_two_again_under_reads(served):
     reports, reads = asyncio.run(asked_while(served, questions(served), [3, 2]))
     assert [(report["before"], report["shards"], report["buckets"]) for report in reports] == [(2, 3, 341), (3, 2, 341)]

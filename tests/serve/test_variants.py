@@ -27,6 +27,8 @@ from semrec_ray.store.releases import read_channel, read_release
 from tests.conftest import catalog, fill, ratings
 from tests.serve.conftest import Served, deployment
 
+pytestmark = pytest.mark.slow  # an app of its own; tests/test_variants.py has the rest
+
 APP, K, D = "variants", 5, 24
 USERS = [f"user-{number}" for number in range(200)]  # of whom nothing is known: the vector beside them decides
 HALF = Split("live", {"live": 0.5, "canary": 0.5})
