@@ -58,6 +58,7 @@ def test_an_evaluation_prints_its_table_writes_its_report_and_ends_with_one_json
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == last
 
 
+@pytest.mark.slow
 def test_a_publish_that_the_gate_refuses_ends_with_one_line_and_status_1_and_moves_nothing(rated):
     before = read_channel(rated, "live")
     done = run("jobs.publish", "--gate", "--space", "noise", "--store", rated.uri)
@@ -86,6 +87,7 @@ def test_an_evaluation_by_length_has_a_column_for_each(rated):
     assert "| | 0 events, 30 users | 2 events, 30 users |" in result.output
 
 
+@pytest.mark.slow
 def test_what_tune_finds_is_what_publish_takes(rated, tmp_path):
     pytest.importorskip("optuna")
     path = tmp_path / "tuned.json"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
 
 from semrec_ray.cluster import free_port
 from tests.serve.conftest import ROOT, SCRIPTS, Served
@@ -39,6 +40,7 @@ def semrec(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow  # a cluster of its own, beside the session's
 def test_the_demo_shows_its_tables_stays_up_and_ends_all_it_started(served: Served, tmp_path):
     http, dashboard = free_port(), free_port()
     words = ["demo", "--store", served.store, "--http-port", str(http), "--dashboard-port", str(dashboard)]
