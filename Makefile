@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+# Where Python is told to keep no compiled files, every process of a cluster compiles all it imports anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint types format chaos monitoring clean
 

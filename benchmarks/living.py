@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ import yaml
 
 from benchmarks import contestants
 from benchmarks.living_load import RATES, SEEN_WITHIN_S, Load, Model, Seen, session
-from benchmarks.measure import keep
+from benchmarks.measure import give_way, keep
 from benchmarks.offline import show
 from semrec_ray.data.rows import Rows
 from semrec_ray.pipeline import GIVEN
@@ -178,21 +179,15 @@ async def swapped(
             load.seen = Seen()
             command = [sys.executable, "-m", "semrec_ray.cli", *command, "--store", str(store)]
             moving = await asyncio.create_subprocess_exec(
-                *(command if phase != "before" else ["true"]), preexec_fn=_behind_others
+                *(command if phase != "before" else ["true"]),
+                start_new_session=True,
+                preexec_fn=partial(give_way, 19),
             )
             await load.at_rate(ask, rate, seconds)
             assert await moving.wait() == 0
             assert spaces[(await load.get("/v1/status"))["release"]] == wanted, f"{phase} did not arrive"
             phases[phase] = load.seen.reads
     return phases
-
-
-def _behind_others() -> None:
-    """Give way to whatever else runs: Linux weighs sessions against each other first, then what is nice in one."""
-    os.setsid()
-    os.nice(19)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text("19")
 
 
 def _same(pairs: list[tuple[str, float]], best: list[tuple[str, float]]) -> bool:

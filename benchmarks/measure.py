@@ -1,5 +1,6 @@
-"""What every benchmark shares: the machine's card, and where results are kept."""
+"""What every benchmark shares: the machine's card, where results are kept, who goes first on its cores."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -31,6 +32,16 @@ def machine_card() -> dict[str, Any]:
         "commit": commit.stdout.strip(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def give_way(nice: int) -> None:
+    """Let whatever runs in other sessions go first, and in this one: Linux weighs sessions, then what is nice in one.
+
+    Otherwise what makes load on the machine gets as much of it as all that serves. Of a shell it is the whole session.
+    """
+    os.nice(nice)
+    with contextlib.suppress(OSError):  # no autogroups here
+        Path("/proc/self/autogroup").write_text(str(nice))
 
 
 def keep(name: str, result: dict[str, Any]) -> None:
