@@ -70,6 +70,7 @@ def keyed(config, tmp_path) -> AppConfig:
     return config.model_copy(update={"auth": AuthConfig(mode="keys", file=file)})
 
 
+@pytest.mark.slow
 def test_the_document_is_kept_without_keys(config, tmp_path):
     with served(config) as url:
         judged(url, tmp_path, "--phases", "coverage")

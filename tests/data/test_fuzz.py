@@ -226,7 +226,7 @@ def assert_any_bytes_are_right(role, form, data, text=None):
 @pytest.mark.parametrize("role", ["items", "events"])
 @pytest.mark.parametrize("form", FORMS)
 @given(st.data())
-@few(15)
+@few(10)
 def test_random_bytes_are_refused_or_a_table(role, form, data):
     noise = data.draw(st.binary(min_size=1, max_size=200))
     if form == ".parquet" and data.draw(st.booleans()):
@@ -237,7 +237,7 @@ def test_random_bytes_are_refused_or_a_table(role, form, data):
 @pytest.mark.parametrize("role", ["items", "events"])
 @pytest.mark.parametrize("form", FORMS)
 @given(mutations=MUTATIONS, inside=st.booleans(), size=st.integers(256, 1024))
-@few(30)
+@few(10)
 def test_a_damaged_file_is_refused_or_a_table(role, form, mutations, inside, size):
     whole = content(form, SEED_ITEMS if role == "items" else SEED_EVENTS)
     with blocks_of(size, size % 7 + 1):
@@ -251,7 +251,7 @@ def test_a_damaged_file_is_refused_or_a_table(role, form, mutations, inside, siz
 
 @pytest.mark.parametrize("write", LAYOUTS)
 @given(st.data())
-@few(20)
+@few(10)
 def test_a_damaged_movielens_file_is_refused_or_a_table(write, data):
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
@@ -305,7 +305,7 @@ def longest(form, *tables):
     st.integers(0, 40),
     st.integers(1, 7),
 )
-@few(20)
+@few(10)
 def test_block_borders_do_not_matter(form, items, events, more, rows):
     items = [{"item_id": str(at), **item} for at, item in enumerate(items)]
     files = {f"items{form}": content(form, items)}, {f"events{form}": content(form, events)}
@@ -401,7 +401,7 @@ def test_a_wrong_value_is_refused_with_its_file_and_row(role, column, text, json
 
 
 @given(st.data())
-@few(20)
+@few(10)
 def test_an_item_id_that_an_earlier_row_has_is_refused_with_both_places(data):
     items = sound(data, planted_item)
     name, row = place_in(data, items)
@@ -451,7 +451,7 @@ EVENT_ROWS = st.lists(
 
 @pytest.mark.parametrize("form", FORMS)
 @given(EVENT_ROWS, st.sampled_from(list(TIME_FORMS)), st.sampled_from([str, int]), st.booleans(), st.data())
-@few(15)
+@few(10)
 def test_events_read_back_the_same_however_their_times_and_ids_are_written(
     form, rows, time_form, kind_of_id, bars, data
 ):
