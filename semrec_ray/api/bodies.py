@@ -5,13 +5,11 @@ a name that stands twice in an object the last one counts.
 """
 
 import re
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import orjson
-from fastapi import Request, Response
-from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope
 
 from semrec_ray.config import LimitsConfig
@@ -35,39 +33,6 @@ async def read_json(scope: Scope, receive: Receive, limits: LimitsConfig) -> Any
     return parsed
 
 
-def json_route(limits: LimitsConfig) -> type[APIRoute]:
-    """Return routes whose bodies are read as those of the query verbs are."""
-
-    class JsonRoute(APIRoute):
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            handle = super().get_route_handler()
-
-            async def read(request: Request) -> Response:
-                content = await read_json(request.scope, request.receive, limits)
-                _require_few(content, limits.max_writes)
-                return await handle(_Read(request, content))
-
-            return read if self.body_field else handle
-
-    return JsonRoute
-
-
-class _Read(Request):
-    """A request whose body has been read."""
-
-    def __init__(self, request: Request, content: object) -> None:
-        super().__init__(request.scope)
-        self._content = content
-
-    async def body(self) -> bytes:
-        """Return that there is one."""
-        return b"read"
-
-    async def json(self) -> Any:  # noqa: ANN401 (JSON)
-        """Return what it says."""
-        return self._content
-
-
 def depth_of(content: bytes) -> int:
     """Return how deep the lists and objects of a JSON text lie in each other; at least that, where they are few."""
     brackets = content.count(b"[") + content.count(b"{")
@@ -78,7 +43,7 @@ def depth_of(content: bytes) -> int:
     return int(np.where(opening, 1, -1).cumsum().max(initial=0))
 
 
-def _require_few(content: object, most: int) -> None:
+def require_few(content: object, most: int) -> None:
     """Raise InvalidRequest where a body has a list that is too long, before each of its values is looked at."""
     for name, value in content.items() if isinstance(content, dict) else ():
         if isinstance(value, list) and len(value) > most:

@@ -1,4 +1,4 @@
-"""HTTP in, calls of the Service protocol, JSON out: the application, with what is read of it; queries: `verbs.py`."""
+"""HTTP in, calls of the Service protocol, JSON out: the application; queries: `verbs.py`, writes: `catalog.py`."""
 
 import dataclasses
 import logging
@@ -15,9 +15,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from semrec_ray import __version__
-from semrec_ray.api.audit import Audit, open_audit
-from semrec_ray.api.auth import Guard, caller_of
-from semrec_ray.api.bodies import json_route
+from semrec_ray.api.audit import open_audit
+from semrec_ray.api.auth import Guard
+from semrec_ray.api.catalog import CatalogVerbs
 from semrec_ray.api.counted import Counted
 from semrec_ray.api.docs import add_documents
 from semrec_ray.api.keys import open_keyring
@@ -32,8 +32,6 @@ from semrec_ray.api.schemas import (
     QueryBody,
     SlateAnswer,
     WrittenAnswer,
-    item_fields,
-    written_json,
 )
 from semrec_ray.api.verbs import QueryVerbs
 from semrec_ray.api.wire import (
@@ -47,10 +45,10 @@ from semrec_ray.api.wire import (
     problem,
     request_id_of,
 )
-from semrec_ray.config import AppConfig, LimitsConfig
+from semrec_ray.config import AppConfig
 from semrec_ray.errors import InvalidRequest, SemrecError
 from semrec_ray.telemetry import REQUEST_ID as REQUEST_ID_VAR
-from semrec_ray.types import AddEvents, DeleteItem, EraseUser, PartStatus, PutItems, Service, Write, Written
+from semrec_ray.types import PartStatus, Service
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +56,6 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer} for status in (401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504)
 }
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
-
-_STOPPED = 499  # of a write whose caller hung up, or that failed in a way that was not foreseen
 
 K = Annotated[int, Parameter(ge=1, description="how many items")]
 Offset = Annotated[int, Parameter(ge=0, description="how many to skip")]
@@ -82,20 +78,22 @@ Id = Annotated[str, Path(min_length=1, max_length=LONGEST_ID)]
 def create_app(service: Callable[[], Service], config: AppConfig) -> Counted:
     """Return the ASGI application; `service` is called per request, so it may be made after the application.
 
-    From the outside: what counts requests, what browsers may ask, who may, the query verbs, everything else.
+    From the outside: what counts requests, what browsers may ask, who may, the verbs of queries, those of the catalog,
+    everything else.
     ConfigError where the keys, the rates or the audit's file cannot be used.
     """
     audit = open_audit(config.audit)
     keys = open_keyring(config.auth) if config.auth.mode == "keys" else None
     limiter = open_limiter(config.rate)
-    app: ASGIApp = QueryVerbs(documented(service, config, audit), service, config.limits, config.cache.edge_s)
+    app: ASGIApp = CatalogVerbs(documented(service, config), service, config.limits, audit)
+    app = QueryVerbs(app, service, config.limits, config.cache.edge_s)
     if keys or limiter:
         app = Guard(app, keys, limiter, audit, config.max_ongoing // 4)
     return Counted(_for_browsers(app, config.cors_origins) if config.cors_origins else app)
 
 
-def documented(service: Callable[[], Service], config: AppConfig, audit: Audit) -> FastAPI:
-    """Return the application behind the query verbs: everything else, and the documentation of all."""
+def documented(service: Callable[[], Service], config: AppConfig) -> FastAPI:
+    """Return the application behind the direct verbs: everything else, and the documentation of all."""
     app = FastAPI(
         title="semrec_ray",
         version=__version__,
@@ -105,7 +103,7 @@ def documented(service: Callable[[], Service], config: AppConfig, audit: Audit) 
     )
     app.include_router(_query_verbs())
     app.include_router(_read_routes(service))
-    app.include_router(_write_routes(service, config.limits, audit))
+    app.include_router(_write_verbs())
     app.include_router(_health_routes(service))
     add_documents(app, needs_key=config.auth.mode == "keys")
     app.add_exception_handler(Exception, _unexpected)
@@ -192,42 +190,25 @@ def _read_routes(service: Callable[[], Service]) -> APIRouter:
     return routes
 
 
-def _write_routes(service: Callable[[], Service], limits: LimitsConfig, audit: Audit) -> APIRouter:
-    routes = APIRouter(prefix="/v1", tags=["write"], responses=_ERRORS, route_class=json_route(limits))
-
-    async def written(request: Request, write: Write, *, events: bool = False) -> Response:
-        """Write, note who did it and what became of it, and answer."""
-        caller = caller_of(request.scope)
-        outcome: Written | int = _STOPPED
-        try:
-            outcome = answer = await service().write(write)
-        except SemrecError as error:
-            outcome = error.status
-            raise
-        finally:
-            audit.wrote(caller.name, caller.key, write, outcome, request_id(request))
-        return json_response(written_json(answer, events=events), request)
+def _write_verbs() -> APIRouter:
+    """Return what the documentation says of the verbs that `CatalogVerbs` answers before they come here."""
+    routes = APIRouter(prefix="/v1", tags=["write"], responses=_ERRORS)
 
     @routes.put("/items", response_model=WrittenAnswer)
-    async def put_items(request: Request, body: ItemsBody) -> Response:
+    async def put_items(body: ItemsBody) -> None:
         """Add items, or change them: fields that are not named stay. All of them or none; answered once it lasts."""
-        return await written(request, PutItems(tuple(item_fields(item, limits) for item in body.items)))
 
     @routes.delete("/items/{item_id:id}", response_model=WrittenAnswer)
-    async def delete_item(request: Request, item_id: Id) -> Response:
+    async def delete_item(item_id: Id) -> None:
         """Take an item out of the catalog."""
-        return await written(request, DeleteItem(item_id))
 
     @routes.post("/events", response_model=WrittenAnswer)
-    async def add_events(request: Request, body: EventsBody) -> Response:
+    async def add_events(body: EventsBody) -> None:
         """Add what users did: their next requests know of it. An event of an unknown item is refused alone."""
-        events = tuple(event.model_dump(exclude_none=True) for event in body.events)
-        return await written(request, AddEvents(events), events=True)
 
     @routes.delete("/users/{user_id:id}", response_model=WrittenAnswer)
-    async def erase_user(request: Request, user_id: Id) -> Response:
+    async def erase_user(user_id: Id) -> None:
         """Forget a user and all that they did."""
-        return await written(request, EraseUser(user_id))
 
     return routes
 

@@ -1,36 +1,28 @@
-"""The query verbs, straight from ASGI in, JSON out: what is asked most does not pass through FastAPI.
-
-FastAPI matches routes, solves dependencies and opens exit stacks for every request: a third of the router's Python. So
-this application answers the five verbs itself, with the same models and errors; everything else is FastAPI's behind it,
-which also documents them (`http.py`).
-"""
+"""The query verbs: requests in, JSON out."""
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qsl
 
-import orjson
-from pydantic import BaseModel, ValidationError
-from starlette.types import ASGIApp, Receive, Scope, Send
+from pydantic import ValidationError
+from starlette.types import ASGIApp, Receive, Scope
 
 from semrec_ray.api.auth import caller_of
 from semrec_ray.api.bodies import read_json
 from semrec_ray.api.caching import Reply, known_in, private, public
+from semrec_ray.api.direct import Direct, Verb, parsed
 from semrec_ray.api.schemas import LONGEST_ID, BatchBody, QueryBody, slate_json
-from semrec_ray.api.wire import INTERNAL, VARIANT, error_json, headers_of, name_of, path_of, problem, send_json, shown
+from semrec_ray.api.wire import INTERNAL, VARIANT, error_json, path_of, problem, shown
 from semrec_ray.config import LimitsConfig
 from semrec_ray.errors import InvalidRequest, SemrecError
-from semrec_ray.telemetry import REQUEST_ID as REQUEST_ID_VAR
 from semrec_ray.types import Example, Query, Service, Slate
 
 logger = logging.getLogger(__name__)
 
-Body = TypeVar("Body", bound=BaseModel)
 Json = dict[str, Any]
-Verb = Callable[[Scope, Receive, str], Awaitable[Reply]]
 
 QUERY, BATCH, SEARCH, SIMILAR, RECOMMEND = (
     "/v1/query",
@@ -43,41 +35,21 @@ PARAMETERS = 1024  # bytes of a query string beside those of a text, of which on
 PAGINGS = 64  # what stands behind the `?` of short forms, kept as it was read: k, offset and fields
 
 
-class QueryVerbs:
+class QueryVerbs(Direct):
     """Answers POST /v1/query and /v1/query/batch, GET /v1/search, /v1/similar/… and /v1/recommend/…."""
 
     def __init__(self, app: ASGIApp, service: Callable[[], Service], limits: LimitsConfig, edge_s: int = 0) -> None:
-        self.app, self._service, self._limits, self._edge_s = app, service, limits, edge_s
+        super().__init__(app)
+        self._service, self._limits, self._edge_s = service, limits, edge_s
         self._paging = lru_cache(PAGINGS)(self._read_paging)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a query verb, and pass on everything else."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        verb = self._verb(scope["method"], path_of(scope))
-        if verb is None:
-            return await self.app(scope, receive, send)
-        name = name_of(scope)
-        REQUEST_ID_VAR.set(name)
-        status, content, headers = await self._answer(verb, scope, receive, name)
-        return await send_json(send, status, content, name, headers)
-
-    def _verb(self, method: str, path: str) -> Verb | None:
+    def verb_of(self, _: Scope, method: str, path: str) -> Verb | None:
+        """Return what answers a request."""
         if method == "POST":
             return self._query if path == QUERY else self._batch if path == BATCH else None
         if method == "GET" and (path == SEARCH or path.startswith((SIMILAR, RECOMMEND))):
             return self._short
         return None
-
-    async def _answer(self, verb: Verb, scope: Scope, receive: Receive, name: str) -> Reply:
-        """Return status, body and headers of what a verb answers."""
-        try:
-            return await verb(scope, receive, name)
-        except SemrecError as error:
-            return error.status, orjson.dumps(error_json(error.code, error.message, name)), headers_of(error)
-        except Exception:
-            logger.exception("request %s failed", name)
-            return 500, orjson.dumps(error_json(*INTERNAL, name)), {}
 
     async def _query(self, scope: Scope, receive: Receive, name: str) -> Reply:
         body, service = parsed(QueryBody, await read_json(scope, receive, self._limits)), self._service()
@@ -134,15 +106,6 @@ class QueryVerbs:
         for place, result in zip(queries, answers, strict=True):
             results[place] = _result(result, name)
         return results
-
-
-def parsed(model: type[Body], content: object) -> Body:
-    """Return what a body says as its model; InvalidRequest says where it is wrong."""
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise InvalidRequest(problem({**first, "loc": ("body", *first["loc"])})) from error
 
 
 def wish_in(scope: Scope, variants: Sequence[str]) -> str | None:
