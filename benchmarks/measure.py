@@ -39,7 +39,7 @@ def give_way(nice: int) -> None:
 
     Otherwise what makes load on the machine gets as much of it as all that serves. Of a shell it is the whole session.
     """
-    os.nice(nice)
+    os.setpriority(os.PRIO_PROCESS, 0, nice)
     with contextlib.suppress(OSError):  # no autogroups here
         Path("/proc/self/autogroup").write_text(str(nice))
 
