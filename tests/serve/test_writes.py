@@ -91,9 +91,7 @@ def test_an_event_changes_its_user_s_recommendations_within_a_second_and_a_resta
     assert http.get(f"/sharded/v1/users/{user}").status_code == 404
 
 
-@pytest.mark.parametrize(
-    "target", ["writer", *(pytest.param(x, marks=pytest.mark.slow) for x in ("shard-1", "router"))]
-)
+@pytest.mark.parametrize("target", ["writer", "shard-1", "router"])
 def test_what_was_acknowledged_is_there_once_whatever_is_killed_meanwhile(served, http, target):
     """Under the load of benchmarks/living.py in small."""
     load = Load(served.url("sharded", ""), [str(i) for i in (1, 2, 3, 6, 10, 260)], 384, strict=False)
