@@ -154,6 +154,7 @@ def test_a_flat_index_behind_fastapi_answers_the_truth(catalog):
             run(ask_all(port, [get("/similar/nobody")]))
 
 
+@pytest.mark.slow
 def test_the_kernel_benchmark_runs_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "RESULTS", tmp_path / "results")
     began = time.perf_counter()

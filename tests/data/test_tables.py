@@ -226,6 +226,7 @@ def test_what_was_left_out_is_counted_anew_whenever_the_events_are_gone_through(
     assert (read.left_out.unknown, read.left_out.repeated) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_million_events_take_seconds():
     rows = 1_000_000
     numbers = np.arange(rows)

@@ -191,7 +191,7 @@ def write_in_every_form(catalog, folder):
         writer.writerows([cell(item[name]) for name in catalog[0]] for item in catalog)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(CATALOG)
 def test_a_catalog_reads_back_the_same_from_parquet_csv_and_json_lines(catalog):
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ DEVICES = [
 
 
 @pytest.mark.parametrize(("where", "dtype"), DEVICES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(search=searches(120))
 def test_the_answer_is_that_of_the_exact_search_to_the_bit(where, dtype, search):
     assert same(ExactRows(search[0], where, dtype), *search)

@@ -9,7 +9,7 @@ from semrec_ray.search.few import FewRows
 from tests.search.judge import same, searches
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(search=searches(120))
 def test_the_answer_is_that_of_the_exact_search_to_the_bit(search):
     assert same(FewRows(search[0]), *search)

@@ -142,7 +142,7 @@ def _condition_holds(name: str, cell: Any, operator: str, operand: Any) -> bool:
     raise AssertionError(operator)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases())
 def test_the_mask_is_that_of_the_filter_applied_row_by_row(
     case: tuple[pa.Table, list[dict[str, Any]]],

@@ -14,7 +14,7 @@ from semrec_ray.search.scan import CHUNK, bounds_of, exact_score, kth_highest
 from tests.search.judge import same, searches
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(searches(), st.data())
 def test_the_answer_is_that_of_the_exact_search_to_the_bit(search, data):
     vectors = search[0]
