@@ -42,11 +42,11 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints
 	$(INSTALL) --no-compile torch uv
 
 .venv/demo.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/uv pip install --quiet -c constraints.txt -e '.[demo]' || $(INSTALL) -e '.[demo]'
+	$(BIN)/uv pip install --python $(BIN)/python --quiet -c constraints.txt -e '.[demo]' || $(INSTALL) -e '.[demo]'
 	@touch $@
 
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/uv pip install --quiet -c constraints.txt -e '.[dev]' || $(INSTALL) -e '.[dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --quiet -c constraints.txt -e '.[dev]' || $(INSTALL) -e '.[dev]'
 	@touch $@ .venv/demo.stamp
 
 # 20 rounds of kill -9 under load, on a demo store of its own (ten minutes; the report goes to benchmarks/results).

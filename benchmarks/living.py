@@ -44,7 +44,6 @@ from semrec_ray.store.vectors import as_fixed_list, as_matrix, put_space, read_v
 from semrec_ray.types import Space
 from semrec_ray.write import fold
 
-GENERATOR = 10  # how nice the load is: as from another machine, as far as that goes
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 StoreOption = Annotated[Path, typer.Option(help="of a served content space; it is copied")]
 Seconds = Annotated[float, typer.Option(help="of load")]
@@ -74,7 +73,7 @@ def writes(store: StoreOption, seconds: Seconds = 60.0, env: EnvOption = contest
     with copied(store) as copy, contestants.serving(our_config(copy), contestants.read_environment(env)) as port:
         items = read_items(Store(str(copy)), columns=["item_id"])["item_id"].to_pylist()
         load = Load(f"http://127.0.0.1:{port}", items, 384, strict=True)
-        give_way(GENERATOR)
+        give_way()
 
         async def whole() -> tuple[list[str], dict[str, Any]]:
             async with session() as client:
@@ -109,7 +108,7 @@ def swap(
         tables = Store(str(copy))
         answers = {space: best_of(tables, space) for space in (other_space(tables), served_space(tables))}
         with contestants.serving(our_config(copy), contestants.read_environment(env)) as port:
-            give_way(GENERATOR)
+            give_way()
             phases = asyncio.run(swapped(f"http://127.0.0.1:{port}", copy, answers, seconds, rate))
     rows: list[dict[str, Any]] = [
         {"phase": name, "reads": len(seen), "p50_ms": _ms(seen, 50), "p99_ms": _ms(seen, 99)}
@@ -228,7 +227,7 @@ def chaos(
                 config = our_config(copy, **SPARE)
                 port = stack.enter_context(contestants.serving(config, contestants.read_environment(env)))
                 load.url = f"http://127.0.0.1:{port}"
-                give_way(GENERATOR)
+                give_way()
                 target = ""
                 while left and target != "cluster":
                     target = left.pop()

@@ -34,10 +34,11 @@ def machine_card() -> dict[str, Any]:
     }
 
 
-def give_way(nice: int) -> None:
-    """Let whatever runs in other sessions go first, and in this one: Linux weighs sessions, then what is nice in one.
+def give_way(nice: int = 10) -> None:
+    """Let whatever runs in other sessions go first, as if it had a machine of its own, as far as that goes.
 
-    Otherwise what makes load on the machine gets as much of it as all that serves. Of a shell it is the whole session.
+    Linux weighs sessions, then what is nice within one: otherwise what makes load on the machine gets as much of it as
+    all that serves. A process that was started in a shell changes the shell's session.
     """
     os.setpriority(os.PRIO_PROCESS, 0, nice)
     with contextlib.suppress(OSError):  # no autogroups here

@@ -127,7 +127,7 @@ def main(
     """Measure goodput under more load than it can take."""
     catalog = open_catalog(vectors, store, work.resolve())
     with contestants.start(topology, catalog, contestants.read_environment(env)) as port:
-        give_way(10)  # as from another machine, as far as that goes
+        give_way()
         result = measured(port, similar(catalog, k), factor, seconds, step_s)
     facts = {"vectors": vectors, "items": len(catalog.item_ids), "topology": topology, "k": k, "step_s": step_s}
     show(result)

@@ -8,7 +8,7 @@ from semrec_ray.doctor import examine
 from tests.serve.conftest import Served, deployment
 
 
-def test_what_serves_is_in_order_and_an_app_that_does_not_run_is_told(served: Served, tmp_path):
+def test_what_serves_is_in_order(served: Served, tmp_path):
     port = int(re.search(r":(\d+)$", served.http).group(1))
     path = tmp_path / "app.yaml"
     path.write_text(yaml.safe_dump(deployment(served.store, port)))

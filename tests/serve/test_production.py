@@ -144,7 +144,6 @@ def fast_cluster(store: str, folder: Path, beside: str) -> Iterator[Fast]:
         yield Fast(url, port, metrics, begun, read, write, client.get_serve_details)
 
 
-@pytest.mark.slow
 def test_the_fast_profile_refuses_what_is_too_much_and_keeps_nothing_of_what_it_answered(live_store, folder):
     with fast_cluster(live_store.uri, folder, "narrow") as fast:
         overloaded(fast)

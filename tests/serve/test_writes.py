@@ -100,8 +100,8 @@ def test_what_was_acknowledged_is_there_once_whatever_is_killed_meanwhile(served
     wait_until(
         lambda: http.get("/sharded/readyz").status_code == 200, RECOVERED_WITHIN_S, f"no readiness without {target}"
     )
-    assert len(load.model.items) > 20
-    assert len(load.model.events) > 2
+    assert len(load.model.items) > 50
+    assert len(load.model.events) > 5
     problems = lasting(Store(served.store), load.model)
     assert not problems, problems[:3]
 
@@ -110,7 +110,7 @@ async def killed(load: Load, served: Served, target: str) -> list[str]:
     """Kill a part; return how what is served differs from what was acknowledged once all is well."""
     async with session() as client:
         going = asyncio.create_task(load.run(client, RECOVERED_WITHIN_S, RATES))
-        await asyncio.sleep(3.0)
+        await asyncio.sleep(5.0)
         os.kill(replica_pid(served, "sharded", target), signal.SIGKILL)
         async with asyncio.timeout(RECOVERED_WITHIN_S):
             while not await recovered(load):  # noqa: ASYNC110 (another process is waited for)
