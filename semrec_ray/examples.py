@@ -43,11 +43,9 @@ class Parts:
         known = any(part is not None for part in self.vectors)
         return self.total.astype(np.float32) if known and self.total.any() else None
 
-    def weighed(self, example: Example, hits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return hits (K, D) as an example's own vector sees them: <what it adds, hit> = <its vector, that>."""
-        whole, content, behaviour = next(
-            weights for of, weights in zip(self.examples, self._weights, strict=True) if of is example
-        )
+    def weighed(self, place: int, hits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return hits (K, D) as an example, by its place, sees them: <what it adds, hit> = <its vector, that>."""
+        whole, content, behaviour = self._weights[place]
         found = whole * hits
         found[:, : self._content] *= content
         found[:, self._content :] *= behaviour

@@ -34,9 +34,9 @@ async def pulled_by(
     item_ids, hits = list(vectors), np.stack(list(vectors.values())).astype(np.float64)
     pulls: list[list[tuple[float, Told]]] = [[] for _ in item_ids]
     asked = []
-    for example, part in zip(parts.examples, parts.vectors, strict=True):
+    for place, (example, part) in enumerate(zip(parts.examples, parts.vectors, strict=True)):
         if part is not None and example.user_id is not None:
-            seen = parts.weighed(example, hits).astype(np.float32)
+            seen = parts.weighed(place, hits).astype(np.float32)
             asked.append((example.user_id, profiles.pulls(PullQuery(release, example.user_id, seen), deadline)))
         elif part is not None:
             for found, adds in zip(pulls, products(hits, part).tolist(), strict=True):

@@ -13,13 +13,14 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
 
 from semrec_ray.errors import StoreError, Unavailable
 from semrec_ray.splits import Split
-from semrec_ray.store.changes import Change, Log, find_log, newer, read_changes
+from semrec_ray.store import live
+from semrec_ray.store.changes import Change, Log, find_log, newer
+from semrec_ray.store.failures import Failures
 from semrec_ray.store.pointers import Pointers
 from semrec_ray.store.releases import read_release
 from semrec_ray.store.tables import Store
@@ -29,32 +30,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PANIC = "PanicException"  # of pyo3: what Lance raises of some damaged files
-VARIANT, SHARES = "variant", "variants"  # how what fails is noted that the channel can do without
+SHARES, LOG = "variants", "log"  # what may fail beside the releases themselves
 SERVED_S = 10.0  # for so long a release that a router was answering from counts as served
 IDLE_S = 60.0  # after which nobody can still wait for an answer from a release of a variant that has ended
 RETRIED_S = 300.0  # to replace what is held by a release that could not be loaded: nothing is served meanwhile
 LOG_POLL_S = 0.2  # after it a live write is seen; a look that finds nothing takes a tenth of a millisecond
-
-
-@runtime_checkable
-class Live(Protocol):
-    """Something of a release that follows the log."""
-
-    seq: int  # everything up to it is in here
-
-    def apply(self, changes: Sequence[Change]) -> None:
-        """Take the next changes, ascending, all above `seq`; called by one thread at a time, while others read."""
-        ...
-
-
-@runtime_checkable
-class Growing(Live, Protocol):
-    """Something of a release that gets larger."""
-
-    def take_in(self, more: Any) -> None:  # noqa: ANN401 (one of the same class)
-        """Have what another one has too, which is as of the same `seq`; never while it applies."""
-        ...
 
 
 class Follower(Generic[T]):
@@ -82,7 +62,7 @@ class Follower(Generic[T]):
         # Called for each release held, at every look: what it loads is taken in by what is held.
         self.fit: Callable[[Release, T], T | None] | None = None
         self._served: dict[str, float] = {}  # by which release routers answered, and when at last
-        self._errors: dict[str, str] = {}  # of what fails at present: the release, its buckets, the log
+        self._failures = Failures(self.channel)  # of the release, its buckets, the log, the variants
         self._held: OrderedDict[str, tuple[Release, T]] = OrderedDict()
         self._follows, self._find_log = log, find_log if log else _no_log
         self._log: Log | None = None  # as far as it was read
@@ -101,21 +81,21 @@ class Follower(Generic[T]):
     @property
     def log_error(self) -> str | None:
         """Why the log cannot be followed at present; None where it can."""
-        return self._errors.get("log")
+        return self._failures.of(LOG)
 
     @property
     def error(self) -> str | None:
         """Why the newest release is not held, a variant's, or the log not followed; None where all is well."""
-        return "; ".join(list(self._errors.values())) or None
+        return self._failures.reasons()
 
     @property
     def base_error(self) -> str | None:
         """The same without what is of variants only."""
-        return "; ".join(why for of, why in list(self._errors.items()) if not of.startswith(VARIANT)) or None
+        return self._failures.reasons(optional=False)
 
     def variant_error(self, channel: str) -> str | None:
         """Return why a variant's release is not held; None where all is well."""
-        return self._errors.get(f"{VARIANT} {channel}")
+        return self._failures.of(_variant(channel))
 
     @property
     def split(self) -> Split | None:
@@ -124,7 +104,7 @@ class Follower(Generic[T]):
 
     def look_at_split(self) -> None:
         """Look how the channel is split among its variants; blocking. Errors go to `error`, and leave it as it was."""
-        with self._noting_errors(SHARES):
+        with self._failures.noting(SHARES, optional=True):
             self._pointers.look()
 
     def refresh(self) -> None:
@@ -133,7 +113,7 @@ class Follower(Generic[T]):
         Then those of its variants, and catch up with the log. Errors go to `error`.
         """
         self.look_at_split()
-        with self._noting_errors("release"):
+        with self._failures.noting("release"):
             wanted = self._pointers.pointed(self.channel)
             if wanted not in self._held:
                 (self._replace if self.replace else self._load)(wanted, newest=True)
@@ -141,13 +121,13 @@ class Follower(Generic[T]):
                 with self._one_at_a_time:
                     self._held.move_to_end(wanted)  # rolled back: it is the newest wish again
         self._load_variants()
-        with self._noting_errors("served release"):
+        with self._failures.noting("served release"):
             for name, at in list(self._served.items()):
                 room = len(self._held) < self._room and time.monotonic() - at < SERVED_S
                 if name not in self._held and room and self._pointers.release is None:
                     self._load(name, newest=False)
         self._let_go()
-        with self._noting_errors("buckets"):
+        with self._failures.noting("buckets"):
             self._fit()
         self.catch_up()
 
@@ -161,12 +141,9 @@ class Follower(Generic[T]):
     def _load_variants(self) -> None:
         """Hold what the channels of the variants point at, behind the channel's own."""
         further = self._pointers.further
-        kept = (SHARES, *(f"{VARIANT} {channel}" for channel in further))
-        for of in list(self._errors):  # others note theirs meanwhile
-            if of.startswith(VARIANT) and of not in kept:
-                self._errors.pop(of, None)  # of one that has ended
+        self._failures.forget_optional({SHARES, *map(_variant, further)})  # the others have ended
         for channel in further:
-            with self._noting_errors(f"{VARIANT} {channel}"):
+            with self._failures.noting(_variant(channel), optional=True):
                 name = self._pointers.pointed(channel)
                 if name not in self._held:
                     self._load(name, newest=False)
@@ -194,21 +171,21 @@ class Follower(Generic[T]):
     def _fit(self) -> None:
         for release, loaded in reversed(list(self._held.values())):
             more = self.fit(release, loaded) if self.fit else None
-            if more is None or not isinstance(loaded, Growing):
+            if more is None or not isinstance(loaded, live.Growing):
                 continue
-            _caught_up(more, self._find_log(self.store))
+            live.catch_up(more, self._find_log(self.store))
             with self._one_at_a_time:
                 log = self._find_log(self.store)
-                _caught_up(more, log)
-                _caught_up(loaded, log)
+                live.catch_up(more, log)
+                live.catch_up(loaded, log)
                 loaded.take_in(more)
 
     def catch_up(self) -> None:
         """Take over what was written to the log since; blocking. Errors go to `error`."""
-        with self._noting_errors("log"), self._one_at_a_time:
+        with self._failures.noting(LOG), self._one_at_a_time:
             log = self._find_log(self.store) if self._log is None else newer(self._log) or self._log
             for _, loaded in self._held.values():
-                _caught_up(loaded, log, self._log)
+                live.catch_up(loaded, log, self._log)
             self._log = log
 
     def take(self, changes: Sequence[Change], log: Log | None = None) -> None:
@@ -218,13 +195,13 @@ class Follower(Generic[T]):
         """
         if not changes or not self._follows:
             return
-        with self._noting_errors("log"), self._one_at_a_time:
+        with self._failures.noting(LOG), self._one_at_a_time:
             for _, loaded in self._held.values():
-                if isinstance(loaded, Live) and changes[0].seq <= loaded.seq + 1 <= changes[-1].seq:
+                if isinstance(loaded, live.Live) and changes[0].seq <= loaded.seq + 1 <= changes[-1].seq:
                     loaded.apply([change for change in changes if change.seq > loaded.seq])
             if log is not None:
                 for _, loaded in self._held.values():
-                    _caught_up(loaded, log, self._log)
+                    live.catch_up(loaded, log, self._log)
                 self._log = log
         if any(seq < changes[-1].seq for seq in self._seqs()):
             self.catch_up()
@@ -273,29 +250,14 @@ class Follower(Generic[T]):
         return tuple(loaded for _, loaded in reversed(list(self._held.values())))
 
     def _seqs(self) -> list[int]:
-        return [loaded.seq for _, loaded in self._held.values() if isinstance(loaded, Live)]
-
-    @contextmanager
-    def _noting_errors(self, of: str) -> Iterator[None]:
-        """Whatever makes a release or the log unreadable must not end the process that serves another one."""
-        try:
-            yield
-        except BaseException as error:  # the outer edge of all loading: a panic in Lance is no Exception
-            if not isinstance(error, Exception) and type(error).__name__ != PANIC:
-                raise
-            reason = f"{of}: {error!s}" if of.startswith(VARIANT) else str(error) or repr(error)
-            if reason != self._errors.get(of):
-                logger.warning("following channel %s failed: %s", self.channel, reason)
-            self._errors[of] = reason
-        else:
-            self._errors.pop(of, None)
+        return [loaded.seq for _, loaded in self._held.values() if isinstance(loaded, live.Live)]
 
     def _load(self, name: str, *, newest: bool) -> None:
         release = read_release(self.store, name)
         loaded = self.load(release)
-        _caught_up(loaded, self._find_log(self.store))  # most of it before anybody waits
+        live.catch_up(loaded, self._find_log(self.store))  # most of it before anybody waits
         with self._one_at_a_time:
-            _caught_up(loaded, self._find_log(self.store))
+            live.catch_up(loaded, self._find_log(self.store))
             self._hold(release, loaded, newest=newest)
 
     def _replace(self, name: str, *, newest: bool) -> None:
@@ -322,16 +284,12 @@ class Follower(Generic[T]):
         logger.info("release %s is loaded (%d items, space %s)", release.name, release.items, release.space)
 
 
+def _variant(channel: str) -> str:
+    return f"variant {channel}"
+
+
 def _no_log(_: Store) -> Log | None:
     return None
-
-
-def _caught_up(loaded: object, log: Log | None, known: Log | None = None) -> None:
-    """Bring what follows the log up to a version of it; `known` was read by who had its seq."""
-    if log is None or not isinstance(loaded, Live) or loaded.seq >= log.seq:
-        return
-    read = known if known is not None and loaded.seq >= known.seq else None
-    loaded.apply(read_changes(log, loaded.seq, known=read))
 
 
 async def _again_and_again(work: Callable[[], None], pause_s: float) -> None:

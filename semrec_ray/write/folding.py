@@ -225,9 +225,9 @@ def _cut(
             kept = sorted((c for c in (*latest(old), *erased) if c.seq > needed), key=lambda change: change.seq)
             kept += [change for change in changes if change.seq > folded and change.verb not in MARKS]
             try:
-                log = trim(log, kept, folded)
+                trim(log, kept, folded)
             except Conflict:
                 continue
-        clean_log(log)
+        clean_log(store)
         return len(kept)
     raise Conflict(f"others wrote to {CHANGES_TABLE} faster {TRIES} times: fold again")

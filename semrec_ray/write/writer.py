@@ -17,7 +17,7 @@ from semrec_ray.config import AppConfig, WritesConfig
 from semrec_ray.encode import open_encoder
 from semrec_ray.errors import Conflict, DeadlineExceeded, SemrecError, Unavailable
 from semrec_ray.search.batcher import Batcher
-from semrec_ray.store.changes import Change, append, open_log
+from semrec_ray.store.changes import Change, append, clean_log, open_log
 from semrec_ray.store.follower import Follower
 from semrec_ray.store.pointers import Pointers, open_pointers
 from semrec_ray.store.releases import RELEASES_TABLE, read_releases, window
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 EMBEDDED_AT_ONCE = 32  # texts, before another write may have some of its own embedded
 LOOK_S = 1.0  # between two looks at the channel
 TRIES = 20  # commits that others may be faster at
+CLEANED_EVERY = 200  # commits, each a version of the log
 
 Announce = Callable[[Sequence[Change]], None]
 
@@ -127,7 +128,7 @@ class LocalWriter(WriterPort):
     def __init__(self, writer: Writer, config: WritesConfig, committed: Announce | None = None) -> None:
         """Write by `writer`; `committed` is told the changes of every commit."""
         self._writer, self._config, self._committed = writer, config, committed
-        self._between_commits = threading.Lock()
+        self._between_commits, self._uncleaned = threading.Lock(), 0  # commits since the log was cleaned
         self._open_model = lru_cache(2)(open_encoder)
         self._texts: Batcher[Text, Vector] = Batcher(
             self._embedded,
@@ -174,11 +175,14 @@ class LocalWriter(WriterPort):
         await asyncio.to_thread(self._load)
 
     async def run(self) -> None:
-        """Follow the channel and fold the log when due, for ever."""
+        """Follow the channel, clean the log and fold it when due, for ever."""
         folded, at = 0, time.monotonic()
         while True:
             await asyncio.sleep(min(LOOK_S, self._config.fold_every_s))
             await asyncio.to_thread(self._writer.held.refresh)
+            if self._uncleaned >= CLEANED_EVERY:
+                self._uncleaned = 0
+                await asyncio.to_thread(self._clean)
             seq = self._writer.held.seq
             due = time.monotonic() - at >= self._config.fold_every_s
             if seq - folded >= self._config.fold_changes or (seq > folded and due):
@@ -192,6 +196,12 @@ class LocalWriter(WriterPort):
                 self._open_model(model)
         except (SemrecError, OSError, ValueError) as error:  # no release yet, or no model here: a write will say so
             logger.info("nothing is loaded before the first write: %s", error)
+
+    def _clean(self) -> None:
+        try:
+            clean_log(self._writer.store)
+        except (OSError, RuntimeError, ValueError) as error:  # what is left goes the next time
+            logger.warning("old versions of the log could not be removed: %s", error)
 
     def _fold(self, folded: int) -> int:
         try:
@@ -208,6 +218,7 @@ class LocalWriter(WriterPort):
         committed = await asyncio.to_thread(self._commit_now, group)
         COMMIT_MS.observe((time.perf_counter() - began) * 1000)
         COMMIT_SIZE.observe(len(group))
+        self._uncleaned += 1
         if self._committed and committed.changes:
             self._committed(committed.changes)
         return committed.answers

@@ -134,8 +134,20 @@ def test_files_stay_few_however_many_commits(store):
         log = append(log, [put(seq, f"i{seq}", x=placed(seq))])
     assert len(log.files) <= SMALL_FILES + 1
     assert [change.seq for change in read_changes(log, 0)] == list(range(1, 3 * SMALL_FILES))
-    clean_log(log, timedelta(0))
+    clean_log(store, timedelta(0))
     assert [change.seq for change in read_changes(open_log(store), 100)] == list(range(101, 3 * SMALL_FILES))
+
+
+def test_who_still_has_a_version_that_is_gone_reads_what_there_is_and_may_not_write_after_it(store):
+    log = old = append(open_log(store), [put(1)])
+    for seq in range(2, 6):
+        log = append(log, [put(seq)])
+    clean_log(store, timedelta(0))
+    with pytest.raises(Conflict, match="read what"):
+        append(old, [put(2)])
+    now = newer(old)
+    assert now is not None
+    assert [change.seq for change in read_changes(now, 1, known=old)] == [2, 3, 4, 5]
 
 
 def test_a_trimmed_log_has_what_was_kept_then_a_mark_and_goes_on(store):

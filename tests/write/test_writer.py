@@ -1,6 +1,7 @@
 """One process that writes, and several at once: the log never forks, and each knows what the others wrote."""
 
 import asyncio
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from semrec_ray.config import WritesConfig
 from semrec_ray.errors import Conflict, NotFound, Overloaded
 from semrec_ray.publishing import publish
-from semrec_ray.store.changes import Change, append, open_log, read_changes
+from semrec_ray.store.changes import Change, append, clean_log, open_log, read_changes
 from semrec_ray.store.items import read_items
 from semrec_ray.types import AddEvents, DeleteItem, EraseUser, PutItems
 from semrec_ray.write import fold, open_writer, writer
@@ -142,6 +143,27 @@ def test_the_log_is_folded_between_commits_by_itself(config, live_store):
 
     asyncio.run(scenario())
     assert {f"n{i}" for i in range(20)} <= set(read_items(live_store)["item_id"].to_pylist())
+
+
+def test_old_versions_of_the_log_go_while_it_is_written(config, live_store, monkeypatch):
+    monkeypatch.setattr(writer, "CLEANED_EVERY", 10)
+    monkeypatch.setattr(writer, "clean_log", lambda store: clean_log(store, timedelta(0)))
+    often = config.model_copy(
+        update={"writes": config.writes.model_copy(update={"commit_every_s": 0, "fold_every_s": 0.05})}
+    )
+
+    async def scenario():
+        one = open_writer(often)
+        running = asyncio.create_task(one.run())
+        for i in range(60):
+            await one.write(item(f"n{i}"), 10)
+        await asyncio.sleep(0.2)
+        running.cancel()
+
+    asyncio.run(scenario())
+    log = open_log(live_store)
+    assert len(log.dataset.versions()) < 30
+    assert log.seq == 60
 
 
 def test_commits_take_as_long_later_as_at_first(config):
