@@ -20,7 +20,7 @@ from benchmarks.data import CHOICES, Catalog, open_catalog
 from benchmarks.flood import Answers, flood
 from benchmarks.load import closed_loop, get
 from benchmarks.load import run as run_load
-from benchmarks.measure import RESULTS, give_way, keep
+from benchmarks.measure import RESULTS, keep
 
 CLIENTS = (64, 128, 256)
 STEPS = (0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
@@ -127,7 +127,6 @@ def main(
     """Measure goodput under more load than it can take."""
     catalog = open_catalog(vectors, store, work.resolve())
     with contestants.start(topology, catalog, contestants.read_environment(env)) as port:
-        give_way()
         result = measured(port, similar(catalog, k), factor, seconds, step_s)
     facts = {"vectors": vectors, "items": len(catalog.item_ids), "topology": topology, "k": k, "step_s": step_s}
     show(result)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -48,6 +49,71 @@ def test_kubernetes_takes_a_manifest(name):
 @pytest.mark.parametrize("name", ["head", "gpu", "cpu"])
 def test_kubernetes_takes_the_pods_of_the_ray_cluster(name):
     kubernetes_validate.validate(pods()[name], VERSION, strict=True)
+
+
+def known(required: tuple[str, ...] = (), /, **properties: dict) -> dict:
+    """An object of these fields and no others."""
+    return {"type": "object", "properties": properties, "required": [*required], "additionalProperties": False}
+
+
+TEXT, YES_OR_NO, COUNT, ANY = {"type": "string"}, {"type": "boolean"}, {"type": "integer", "minimum": 0}, {}
+TEXTS = {"type": "object", "additionalProperties": TEXT}
+SECRET = known(value=TEXT, valueFrom={"type": "object"})
+GROUP = {"template": {"type": "object"}, "rayStartParams": TEXTS, "resources": TEXTS, "labels": TEXTS}
+WORKERS = known(
+    ("groupName", "template", "minReplicas", "maxReplicas"),
+    **GROUP,
+    groupName=TEXT,
+    replicas=COUNT,
+    minReplicas=COUNT,
+    maxReplicas=COUNT,
+    numOfHosts=COUNT,
+    idleTimeoutSeconds=COUNT,
+)
+CLUSTER = known(
+    ("headGroupSpec",),
+    rayVersion=TEXT,
+    headGroupSpec=known(("template",), **GROUP, headService=ANY, enableIngress=YES_OR_NO, serviceType=TEXT),
+    workerGroupSpecs={"type": "array", "items": WORKERS},
+    authOptions=known(mode={"enum": ["disabled", "token"]}, secretName=TEXT),
+    gcsFaultToleranceOptions=known(
+        ("redisAddress",), redisAddress=TEXT, redisUsername=SECRET, redisPassword=SECRET, externalStorageNamespace=TEXT
+    ),
+    enableInTreeAutoscaling=YES_OR_NO,
+    autoscalerOptions=ANY,
+    headServiceAnnotations=TEXTS,
+    suspend=YES_OR_NO,
+)
+# What KubeRay 1.6 has of a RayService (docs.ray.io, "KubeRay CRD API reference"), less what is deprecated there.
+RAY_SERVICE = known(
+    ("apiVersion", "kind", "metadata", "spec"),
+    apiVersion={"const": "ray.io/v1"},
+    kind={"const": "RayService"},
+    metadata={"type": "object"},
+    spec=known(
+        ("serveConfigV2", "rayClusterConfig"),
+        serveConfigV2=TEXT,
+        rayClusterConfig=CLUSTER,
+        serveService=ANY,
+        upgradeStrategy=ANY,
+        excludeHeadPodFromServeSvc=YES_OR_NO,
+        rayClusterDeletionDelaySeconds=COUNT,
+    ),
+)
+
+
+def test_kuberay_takes_the_ray_service():
+    jsonschema.validate(SERVICE, RAY_SERVICE)
+
+
+def test_the_operator_reaches_the_dashboard_and_whoever_has_no_token_does_not():
+    cluster = SERVICE["spec"]["rayClusterConfig"]
+    assert cluster["headGroupSpec"]["rayStartParams"].get("dashboard-host", "0.0.0.0") == "0.0.0.0"
+    assert cluster["authOptions"]["mode"] == "token"
+    policy = MANIFESTS["protection.yaml:NetworkPolicy:semrec"]["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    open_to_all = [rule for rule in policy["ingress"] if "from" not in rule]
+    assert not open_to_all
 
 
 def test_every_pod_runs_as_nobody_special_and_has_the_fast_environment():
