@@ -10,7 +10,7 @@ import ray
 import typer
 
 from jobs.options import StoreOption, open_store, progress, run
-from jobs.workers import workers
+from jobs.workers import give_way, workers
 from semrec_ray.config import DEFAULT_MODEL
 from semrec_ray.encode import open_encoder
 from semrec_ray.pipeline import Embed, embed, embedded
@@ -23,6 +23,7 @@ class Embedder:
     """An actor that holds the model."""
 
     def __init__(self, model: str) -> None:
+        give_way()
         self.encoder = open_encoder(model)
 
     def __call__(self, batch: pa.Table) -> pa.Table:

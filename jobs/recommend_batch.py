@@ -13,7 +13,7 @@ import torch
 import typer
 
 from jobs.options import StoreOption, progress, run
-from jobs.workers import workers
+from jobs.workers import give_way, workers
 from semrec_ray.bulk import Run, Wish, Worker, Write, Written, open_run, query_body, recommend
 from semrec_ray.config import AppConfig, AuthConfig, absolute, read_app_config, resolve_store
 from semrec_ray.errors import SemrecError
@@ -29,6 +29,7 @@ class Writer:
     """An actor that holds the catalog and the users, from its first chunk on."""
 
     def __init__(self, run: Run, threads: int) -> None:
+        give_way()
         torch.set_num_threads(threads)
         self.run = run
         self.worker: Worker | None = None

@@ -1,11 +1,18 @@
 """How much work there is in, the actors of a Ray Data pool for it out."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 SMALL = 4  # CPUs; where fewer are free, whole ones would leave no room beside what serves
+BEHIND = 10  # niceness that an actor has more than a replica that serves
+
+
+def give_way() -> None:
+    """Let this process, and the threads that it starts from now on, wait for what serves on the same cores."""
+    os.nice(BEHIND)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,33 @@
 
 import asyncio
 import gc
+import os
+import threading
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from semrec_ray.config import AppConfig
 from semrec_ray.serve.metrics import count_in_ray
 from semrec_ray.store.follower import Follower
 from semrec_ray.telemetry import configure_logging
+
+
+BEHIND = 4  # niceness that threads have more than the event loop
+
+
+def give_way_to_the_loop() -> None:
+    """Let what threads do, searches above all, wait for the event loop where both want a core.
+
+    The loop does little for each request. Where it has to wait its turn behind searches, requests wait in sockets, and
+    those that are too many are refused late.
+    """
+
+    def behind() -> None:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + BEHIND)
+
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=behind))
 
 
 def pass_over_what_is_loaded() -> None:
@@ -26,6 +46,7 @@ class Following:
         """Let what happens here be seen: its log lines and its metrics."""
         configure_logging(config.log_level, config.log_format)
         count_in_ray()
+        give_way_to_the_loop()
 
     async def _follow(self, poll_s: float, *held: Follower[Any]) -> None:
         """Load what the channel points at, then follow it: Serve sends requests only to a replica that holds it."""
