@@ -13,7 +13,6 @@ from semrec_ray.serve.metrics import count_in_ray
 from semrec_ray.store.follower import Follower
 from semrec_ray.telemetry import configure_logging
 
-
 BEHIND = 4  # niceness that threads have more than the event loop
 
 
