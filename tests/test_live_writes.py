@@ -11,7 +11,7 @@ from semrec_ray.config import AppConfig
 from semrec_ray.errors import DeadlineExceeded, InvalidRequest, NotFound
 from semrec_ray.parts import open_shard
 from semrec_ray.recommender import CARRIED, Recommender
-from semrec_ray.store import follower
+from semrec_ray.store import follower, live
 from semrec_ray.store.changes import Change, Placed, append, open_log
 from semrec_ray.store.items import row_json
 from semrec_ray.types import DeleteItem, Example, PutItems, Query, ShardQuery
@@ -139,9 +139,9 @@ def test_what_a_part_is_told_it_does_not_read_and_what_it_was_not_told_it_does(c
     told, reading = (open_shard(config, 0, shards=1).held for _ in range(2))
     told.refresh()
     reading.refresh()
-    reads, read = list[int](), follower.read_changes
+    reads, read = list[int](), live.read_changes
     monkeypatch.setattr(
-        follower, "read_changes", lambda log, after, **known: reads.append(after) or read(log, after, **known)
+        live, "read_changes", lambda log, after, **known: reads.append(after) or read(log, after, **known)
     )
     rng, writer = np.random.default_rng(0), Writer(live_store, "live")
 

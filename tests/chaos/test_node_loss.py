@@ -19,8 +19,6 @@ from tests.chaos.load import Load, Truth
 from tests.chaos.running import Nodes, running
 from tests.conftest import catalog, fill
 
-pytestmark = pytest.mark.slow
-
 ITEMS, DIMS = 2000, 16
 TIMEOUT_S = 5.0
 OPENED_S = 3.0  # after a loss every breaker has opened by then
@@ -142,6 +140,7 @@ def test_the_rest_is_answered_exactly_while_a_node_is_lost_and_all_of_it_once_th
         assert out == (shard in seen.lost)
 
 
+@pytest.mark.slow  # in full: four shards under 50 requests a second
 def test_nobody_waits_for_the_shards_of_a_lost_node_but_a_few(tmp_path):
     seen = losing_a_node(tmp_path, FULL)
     told, missing = seen.report(), seen.missing()
@@ -152,6 +151,7 @@ def test_nobody_waits_for_the_shards_of_a_lost_node_but_a_few(tmp_path):
     assert told["open"]["of it at the shards"][1] < 1  # a busy machine makes the rest slow
 
 
+@pytest.mark.slow
 def test_with_standbys_nothing_is_missing_when_a_node_is_lost(tmp_path):
     seen = losing_a_node(tmp_path, FULL, fallback="cpu")
     told, missing = seen.report(), seen.missing()

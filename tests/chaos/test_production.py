@@ -29,8 +29,6 @@ from semrec_ray.config import AppConfig
 from semrec_ray.recommender import Recommender
 from semrec_ray.types import Example, Query
 
-pytestmark = pytest.mark.slow  # a cluster of its own
-
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "serve_configs"
 NARROW = 16  # requests at once
