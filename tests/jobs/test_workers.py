@@ -59,7 +59,9 @@ for row in found.iter_rows():
     done += 1
     if done == 8:
         cluster.add_node(**small)
-print(json.dumps({"size": pool.size, "nodes": len(nodes), "done": done}))
+print(json.dumps({"size": pool.size, "nodes": len(nodes), "done": done}), flush=True)
+ray.shutdown()  # before its nodes end
+cluster.shutdown()
 """
 
 

@@ -10,8 +10,6 @@ import pytest
 
 from tests.serve.conftest import TOPOLOGIES, Served
 
-pytestmark = pytest.mark.slow  # a job of its own; tests/test_bulk.py has the rest
-
 K = 12
 QUERY = {"diversity": 0.3, "rules": [{"cap": "year", "at_most": 2}], "weights": {"popularity": 0.5}}
 FILTER = {"year": {"$gte": 1980}, "categories": {"$any": ["Drama", "Comedy"]}}
