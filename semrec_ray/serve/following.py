@@ -27,7 +27,7 @@ def give_way_to_the_loop() -> None:
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + BEHIND)
 
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=behind))
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=behind, thread_name_prefix="behind"))
 
 
 def pass_over_what_is_loaded() -> None:

@@ -256,6 +256,8 @@ def test_routers_that_share_a_redis_count_together_and_each_alone_while_it_is_aw
     pytest.importorskip("redis", reason="the extra redis is not installed")
     monkeypatch.setenv("SEMREC_REDIS_PASSWORD", "hunter2")
     monkeypatch.setattr(limits, "REDIS_RETRY_S", 0.02)
+    waits_s = limits.REDIS_WAITS_S
+    monkeypatch.setattr(limits, "REDIS_WAITS_S", 5.0)  # a Redis that is there may be slow on a busy machine
     config = RateConfig(default="6/day", storage=redis.url)
 
     async def scenario():
@@ -283,7 +285,7 @@ def test_routers_that_share_a_redis_count_together_and_each_alone_while_it_is_aw
     assert together == [5, 4, 3, 2]
     assert abs(ends - time.time() - 86_400) < 60
     assert alone == [5, 5, 4, 4, 3, 3, 2, 2]
-    assert waited < 4 * limits.REDIS_WAITS_S
+    assert waited < 4 * waits_s  # a port that nobody listens at is no wait
     assert again == [5, 4]  # it was empty when it came back
     assert [record.levelname for record in caplog.records if record.name.startswith("semrec")].count("ERROR") == 2
     assert "hunter2" not in caplog.text
