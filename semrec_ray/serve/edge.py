@@ -4,7 +4,7 @@
 every request to a router at once, however many it has already, and Serve's own limit comes after most of what a request
 costs. So those that are too many are refused here, before anything is done for them: a quarter of a millisecond each
 (benchmarks/README.md). Three times the load that two cores can take leaves them nine tenths of their peak where an
-answer costs 4 ms, and a collapse where it costs less than one.
+answer costs 4 ms, and three fifths where it costs less than one.
 """
 
 from typing import ClassVar
