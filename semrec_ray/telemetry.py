@@ -39,7 +39,7 @@ class Metric:
         self.take: Sink = _nowhere
 
     def add(self, count: float = 1, labels: Labels = NO_LABELS) -> None:
-        """Count."""
+        """Count; nothing lets a counter begin, so that its first count is seen as a rise."""
         self.take(count, labels)
 
     def set(self, value: float, labels: Labels = NO_LABELS) -> None:

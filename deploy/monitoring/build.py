@@ -18,12 +18,13 @@ HERE = Path(__file__).parent
 RULES, DASHBOARD = HERE / "rules.yml", HERE / "grafana" / "dashboards" / "semrec.json"
 WHERE = 'application=~"$application"'
 UNITS = {"_ms": "ms", "_seconds": "s", "_ratio": "percentunit"}  # ours, Grafana's
+NONE = "or on() vector(0)"  # where no node has a GPU
 MACHINES = {  # Ray's own
     "CPU of each node, %": ("ray_node_cpu_utilization", "{{NodeAddress}}"),
     "memory of each node, used of all": ("ray_node_mem_used / ray_node_mem_total", "{{NodeAddress}}"),
-    "GPU, %": ("ray_node_gpus_utilization", "{{NodeAddress}} {{GpuIndex}}"),
+    "GPU, %": (f"ray_node_gpus_utilization {NONE}", "{{NodeAddress}} {{GpuIndex}}"),
     "GPU memory, used of all": (
-        "ray_node_gram_used / (ray_node_gram_used + ray_node_gram_available)",
+        f"ray_node_gram_used / (ray_node_gram_used + ray_node_gram_available) {NONE}",
         "{{NodeAddress}} {{GpuIndex}}",
     ),
 }

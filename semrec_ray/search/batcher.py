@@ -61,6 +61,8 @@ class Batcher(Generic[In, Out]):
         self._every_s, self._started = every_s, -every_s  # and when
         self._woken = False  # to start calls at the end of the loop's present turn
         self._context = contextvars.copy_context()
+        for failures in (REFUSED, PART_FAILURES):
+            failures.add(0, self._labels)
 
     def submit(self, request: In, deadline: float) -> "asyncio.Future[Out]":
         """Return the future of the callee's answer to one request, or of its error.

@@ -17,7 +17,7 @@ from semrec_ray.search.merge import merge
 from semrec_ray.search.routes import Routes, open_routes
 from semrec_ray.search.shards import Shards
 from semrec_ray.search.source import Out
-from semrec_ray.telemetry import SHARD_MISSING
+from semrec_ray.telemetry import PART_OUT, SHARD_MISSING
 from semrec_ray.tracing import NOTED, Span
 from semrec_ray.types import FetchQuery, Found, Hits, ItemRow, PartStatus, ShardQuery
 
@@ -49,12 +49,19 @@ class Fanout:
             raise Unavailable("no shard is known yet: try again in a moment")
         if self._routes is None or self._routes.known is not known:
             self._routes = open_routes(known, self._routes, self._batch, self._asking)
+            for port in known.owning:
+                SHARD_MISSING.add(0, {"part": port.name})
         return self._routes
 
     def breakers(self) -> dict[str, State]:
         """Return the state of the breaker of every shard and standby that has one, by their names."""
         cascades = self.routes().cascades if self.shards.known else ()
         return {source.port.name: source.breaker.state for cascade in cascades for source in cascade.sources}
+
+    def tell(self) -> None:
+        """Set the gauges of who is out; from time to time, since Ray forgets what a gauge was told long ago."""
+        for name, state in self.breakers().items():
+            PART_OUT.set(state != "closed", {"part": name})
 
     def out(self) -> str:
         """Return which shard nobody is asked for at present, and why; empty where there is none."""

@@ -26,6 +26,8 @@ class Fitting:
 
     def __init__(self) -> None:
         self.most, self._fine = MOST, 0
+        GPU_HALVED.add(0)
+        GPU_REFUSED.add(0)
 
     def search(self, count: int, search: Callable[[slice], Sequence[T]]) -> list[T | OutOfMemory]:
         """Return the answers of `count` queries in their places, searched part by part.

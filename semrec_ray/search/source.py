@@ -10,7 +10,6 @@ from typing import TypeVar
 from semrec_ray.errors import InvalidRequest, NotFound, Overloaded, Unavailable
 from semrec_ray.search.breaker import Breaker
 from semrec_ray.search.shards import ShardPort
-from semrec_ray.telemetry import PART_OUT
 from semrec_ray.types import FetchQuery, Hits, ItemRow, ShardQuery
 
 logger = logging.getLogger(__name__)
@@ -102,17 +101,13 @@ class Source:
         self._silent_since = None
         if self.breaker.failures and self.breaker.succeeded():
             logger.info("%s answers again", self.port.name)
-            self._tell()
+            self._changed()
 
     def _failed(self, why: str) -> None:
         if self.breaker.failed(why):
             logger.warning("%s is out after %d failures, the last: %s", self.port.name, self.breaker.failures, why)
             self._probing = asyncio.get_running_loop().create_task(self._probe(), context=self._context)
-            self._tell()
-
-    def _tell(self) -> None:
-        PART_OUT.set(not self.breaker.asks, {"part": self.port.name})
-        self._changed()
+            self._changed()
 
     async def _probe(self) -> None:
         """Ask for something small until there is an answer."""

@@ -1,11 +1,14 @@
 """The table of metrics in, each of them Ray's out: what a replica counts is what Prometheus finds on its node."""
 
+import sys
 from functools import cache, partial
 from typing import Any
 
 from ray.serve import metrics
 
 from semrec_ray.telemetry import METRICS, Labels, Metric, Sink
+
+NEXT_TO_NOTHING = sys.float_info.min  # Ray refuses to add nothing; added to any count this is gone
 
 
 @cache
@@ -36,5 +39,4 @@ def _sink(metric: Metric) -> Any:  # noqa: ANN401 (a Sink)
 
 
 def _add(counter: Any, count: float, labels: Labels) -> None:  # noqa: ANN401
-    if count > 0:  # Ray refuses to add nothing
-        counter.inc(count, labels)
+    counter.inc(count or NEXT_TO_NOTHING, labels)

@@ -166,6 +166,7 @@ class Router(Following):
             if serving.release:
                 await self.service.sampler.look(serving.release, serving.view().release.items)
             self.service.slates.tell()
+            self.service.fanout.tell()
             await asyncio.sleep(poll_s if serving.release else min(poll_s, 0.2))
 
 

@@ -145,6 +145,8 @@ class LocalWriter(WriterPort):
             max_waiting=config.max_waiting,
             every_s=config.commit_every_s,
         )
+        for outcome in ("done", "failed"):
+            FOLDS.add(0, {"outcome": outcome})
 
     async def write(self, write: Write, timeout_s: float) -> Written:
         """Return a write's place in the log once it lasts; the errors of `errors.py`.

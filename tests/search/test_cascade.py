@@ -14,6 +14,7 @@ from semrec_ray.search.fanout import Fanout
 from semrec_ray.search.shards import Shards
 from semrec_ray.search.source import Watch
 from semrec_ray.store.buckets import buckets_owned, mask_of
+from semrec_ray.telemetry import PART_OUT
 from semrec_ray.types import FetchQuery, Found, Hits, ItemRow, PartStatus, ShardQuery
 from tests.search.virtual import run, until
 
@@ -130,6 +131,22 @@ def test_it_is_probed_while_it_is_out_and_asked_again_by_itself():
         assert (found.missing, found.coverage, found.item_ids) == ((), 1.0, ("a", "b"))
 
     run(scenario)
+
+
+def test_who_is_out_is_told_again_each_time(monkeypatch):
+    told = []
+    monkeypatch.setattr(PART_OUT, "take", lambda value, labels: told.append((labels["part"], bool(value))))
+
+    async def scenario():
+        world = World()
+        world.ill.mood = OSError("cut off")
+        for _ in range(3):
+            await world.ask()
+        for _ in range(2):  # Ray forgets what a gauge was told long ago
+            world.fanout.tell()
+
+    run(scenario)
+    assert told == 2 * [("shard-0", False), ("shard-1", True)]
 
 
 def test_a_probe_that_hangs_is_given_up_and_followed_by_another():

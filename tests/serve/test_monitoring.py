@@ -1,37 +1,27 @@
 """A real Prometheus asks the cluster: every metric of the table arrives, and every panel of the dashboard has data."""
 
+import contextlib
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 
+from semrec_ray import rollout
 from semrec_ray.cluster import answers, free_port, wait_until
+from semrec_ray.errors import Unavailable
+from semrec_ray.publishing import publish
 from semrec_ray.sampling import EVERY
-from semrec_ray.telemetry import (
-    FOLDS,
-    GPU_HALVED,
-    GPU_REFUSED,
-    METRICS,
-    PART_FAILURES,
-    PART_OUT,
-    REFUSED,
-    SHARD_MISSING,
-    VARIANT_EVENTS,
-    VARIANT_MS,
-    VARIANT_QUERIES,
-)
+from semrec_ray.store import Store
+from semrec_ray.telemetry import METRICS
+from tests.serve.conftest import TOPOLOGIES, Served
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "monitoring" / "grafana" / "dashboards" / "semrec.json"
-WHEN_SOMETHING_GOES_WRONG = (FOLDS, GPU_HALVED, GPU_REFUSED, PART_FAILURES, PART_OUT, REFUSED, SHARD_MISSING)
-OF_VARIANTS = (VARIANT_QUERIES, VARIANT_MS, VARIANT_EVENTS)  # which these apps have none of: test_variants.py
-RARE = {metric.name for metric in (*WHEN_SOMETHING_GOES_WRONG, *OF_VARIANTS)}
-MACHINES = "GPU"  # in the titles of panels that have nothing to show here
 
 
 @pytest.fixture
@@ -56,12 +46,28 @@ def prometheus(served, tmp_path) -> Iterator[str]:
         process.wait()
 
 
-def traffic(served) -> None:
+@pytest.fixture
+def canary(served: Served) -> Iterator[None]:
+    """Half of the users answered from a canary, which every app has."""
+    store = Store(served.store)
+    publish(store, channel="canary")
+    rollout.start(store, "live", "canary", 0.5)
+    try:
+        for topology in TOPOLOGIES:
+            url = served.url(topology, "/v1/status")
+            wait_until(lambda url=url: len(httpx.get(url).json()["variants"]) == 2, 60, f"{topology} has no canary")
+        yield
+    finally:
+        rollout.abort(store, "live")
+
+
+def traffic(served: Served) -> None:
     """Ask for a little of everything, and for one answer more than are sampled."""
-    for topology in ("sharded", "inline"):
+    for topology in TOPOLOGIES:
         ask = lambda path, of=topology: httpx.get(served.url(of, path), timeout=30)  # noqa: E731
+        url, live = served.url(topology, "/v1/similar/1?k=5"), {"x-semrec-variant": "live"}
         for _ in range(EVERY + 1):
-            assert ask("/v1/similar/1?k=5").status_code == 200
+            assert httpx.get(url, headers=live, timeout=30).status_code == 200
         assert ask("/v1/recommend/651?k=5").status_code == 200
         assert ask("/v1/recommend/nobody-knows?k=5").json()["fallback"] == "popular"
         assert ask("/v1/search?q=war").status_code == 200
@@ -69,7 +75,14 @@ def traffic(served) -> None:
         assert httpx.post(served.url(topology, "/v1/events"), json=event, timeout=30).status_code == 200
 
 
-def test_every_metric_is_there_and_every_panel_has_data(served, prometheus):
+def eventually_nothing(found: Callable[[], Collection[str]], what: str) -> None:
+    """Wait until nothing is found any more; else say what was, last."""
+    with contextlib.suppress(Unavailable):
+        wait_until(lambda: not found(), 60, what)
+    assert not found(), what
+
+
+def test_every_metric_is_there_and_every_panel_has_data(served, prometheus, canary):
     traffic(served)
 
     def found(expr: str) -> list[dict[str, object]]:
@@ -81,20 +94,15 @@ def test_every_metric_is_there_and_every_panel_has_data(served, prometheus):
     def names() -> set[str]:
         return {each["metric"]["__name__"] for each in found('{__name__=~"ray_semrec_.+"}')}
 
-    wanted = {
-        f"ray_{metric.name}{'_count' if metric.kind == 'histogram' else ''}"
-        for metric in METRICS
-        if metric.name not in RARE
-    }
-    wait_until(lambda: wanted <= names(), 60, f"not every metric arrives; of {sorted(wanted)} some are not there")
+    wanted = {f"ray_{metric.name}{'_count' if metric.kind == 'histogram' else ''}" for metric in METRICS}
+    eventually_nothing(lambda: wanted - names(), "metrics that do not arrive")
     panels = [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
-    shown = [panel for panel in panels if panel["title"] not in RARE and MACHINES not in panel["title"]]
+    assert {panel["title"] for panel in panels} >= {metric.name for metric in METRICS}
 
     def empty() -> list[str]:
         """Return the panels that show nothing; rates need two samples."""
-        return [panel["title"] for panel in shown if not all(found(target["expr"]) for target in panel["targets"])]
+        return [panel["title"] for panel in panels if not all(found(target["expr"]) for target in panel["targets"])]
 
-    wait_until(lambda: not empty(), 60, "a panel shows nothing")
-    assert len(shown) == len(METRICS) - len(RARE) + 2  # of the machines: CPU and memory
+    eventually_nothing(empty, "panels that show nothing")
     alerts = httpx.get(f"{prometheus}/api/v1/rules").json()["data"]["groups"][0]["rules"]
     assert {rule["health"] for rule in alerts} <= {"ok", "unknown"}
