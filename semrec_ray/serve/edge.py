@@ -4,7 +4,7 @@
 every request to a router at once, however many it has already, and Serve's own limit comes after most of what a request
 costs. So those that are too many are refused here, before anything is done for them: a quarter of a millisecond each
 (benchmarks/README.md). Three times the load that two cores can take leaves them nine tenths of their peak where an
-answer costs 4 ms, and three fifths where it costs less than one.
+answer costs 4 ms, and three fifths where it costs less than one. How many are too many: places.py.
 """
 
 from typing import ClassVar
@@ -15,30 +15,39 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from semrec_ray.api.wire import REQUEST_ID, error_json, headers_of, name_of, send_json
 from semrec_ray.errors import Overloaded
+from semrec_ray.serve.places import Places
+from semrec_ray.telemetry import REFUSED
 
 ID_HEADER = REQUEST_ID.encode()
+AT_THE_DOOR = {"part": "router"}
 ALWAYS = ("/healthz", "/readyz")  # Serve's own /-/healthz among them: who is busy is not ill
 
 
 class Door:
-    """Requests in, the same requests out, at most `most` at once; the others are answered with 429."""
+    """Requests in, the same requests out, as many at once as there are places; the others are answered with 429."""
 
-    most: ClassVar[int | None] = None  # set by the router of this process; Serve makes the door, and passes nothing
+    places: ClassVar[Places | None] = None  # of the router of this process; Serve makes the door, and passes nothing
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app, self._inside = app, 0
+        self._app = app
+
+    @classmethod
+    def open(cls, places: Places) -> None:
+        """Let requests in as long as there are places."""
+        cls.places = places
+        REFUSED.add(0, AT_THE_DOOR)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] != "http" or scope["path"].endswith(ALWAYS):
+        places = self.places
+        if places is None or scope["type"] != "http" or scope["path"].endswith(ALWAYS):
             return await self._app(scope, receive, send)
-        if self.most is not None and self._inside >= self.most:
-            return await _refuse(self.most, scope, send)
-        self._inside += 1
+        if (since := places.enter()) is None:
+            return await _refuse(places.taken, scope, send)
         try:
             return await self._app(scope, receive, send)
         finally:
-            self._inside -= 1
+            places.leave(since)
 
 
 class OneRequestId:
@@ -63,8 +72,9 @@ def middlewares() -> list[Middleware]:
     return [Middleware(Door)]
 
 
-async def _refuse(most: int, scope: Scope, send: Send) -> None:
+async def _refuse(taken: int, scope: Scope, send: Send) -> None:
+    REFUSED.add(1, AT_THE_DOOR)
     name = name_of(scope)
-    error = Overloaded(f"the router works on {most} requests already: try again in a second")
+    error = Overloaded(f"the router works on {taken} requests already: try again in a second")
     body = orjson.dumps(error_json(error.code, error.message, name))
     await send_json(send, error.status, body, name, headers_of(error))

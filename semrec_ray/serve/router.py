@@ -20,6 +20,7 @@ from semrec_ray.search.shards import Shards
 from semrec_ray.serve.edge import Door
 from semrec_ray.serve.following import Following, pass_over_what_is_loaded
 from semrec_ray.serve.load import queries_here
+from semrec_ray.serve.places import Places
 from semrec_ray.state.partitions import partition_name
 from semrec_ray.store.changes import Change
 from semrec_ray.store.shard_map import read_map, shard_name, standby_name
@@ -110,7 +111,7 @@ class Router(Following):
         standbys: Sequence[Any] = (),
     ) -> None:
         self._observed(config)
-        Door.most = config.max_ongoing
+        Door.open(Places(config.max_ongoing, config.busy_after_s))
         self._queries = queries_here(config.autoscaling) if config.autoscaling.p99_ms else None
         writing = HandlePort("writer", writer)
         if config.topology == "inline":

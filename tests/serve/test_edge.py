@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from semrec_ray.serve.edge import Door, OneRequestId
+from semrec_ray.serve.places import Places
 
 
 class Slow:
@@ -32,7 +33,7 @@ async def ask(app, path="/v1/similar/a", headers=()):
 
 @pytest.fixture
 def two(monkeypatch):
-    monkeypatch.setattr(Door, "most", 2)
+    monkeypatch.setattr(Door, "places", Places(2, busy_s=1.0))
 
 
 async def full(slow):

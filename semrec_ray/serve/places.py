@@ -1,0 +1,62 @@
+"""How many requests a router works on at once: no more than it answers in the time that an answer may take.
+
+By Little's law (Little 1961) `L = X W`: a router that answers X requests a second, and has L of them inside, takes
+W = L / X seconds for each. Full of as many as it may ever have it keeps its throughput and loses its latency, since
+what is let in waits. So as long as answers take longer than `busy_s`, or requests are refused, there are places for
+answers that take AIM of it, counted anew every `busy_s`; then more each time, up to `most`. X is of the time in which
+there was something to answer: a burst after a pause finds all places.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+AIM = 0.8  # refusing takes time, too, and latencies spread: who is let in keeps the 99th percentile of a full router
+GROWTH = 1.25  # of the places every `busy_s` where nothing is slow or refused
+TICK_S = 1e-6
+SPAN = 8  # of `most` at least an eighth: what is slow with few inside is slow by itself, not by being full
+
+
+class Places:
+    """Places for requests inside; used on one event loop."""
+
+    def __init__(self, most: int, busy_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Let at most `most` requests in, fewer while they take longer than `busy_s` seconds in the mean."""
+        self._most, self._busy_s, self._clock = most, busy_s, clock
+        self.now, self.taken = most, 0
+        self._empty_since = clock()
+        self._begin(self._empty_since)
+
+    def enter(self) -> float | None:
+        """Take a place, and return when; None where there is none."""
+        if self.taken >= self.now:
+            self._refused = True
+            return None
+        now = self._clock()
+        if not self.taken:
+            self._idle += now - max(self._empty_since, self._began)
+        self.taken += 1
+        return now
+
+    def leave(self, since: float) -> None:
+        """Give a place back that was taken then."""
+        now = self._clock()
+        self.taken -= 1
+        if not self.taken:
+            self._empty_since = now
+        self._left += 1
+        self._took += now - since
+        if now - self._began >= self._busy_s:
+            self.now = min(max(math.ceil(self._enough(now)), self._most // SPAN, 1), self._most)
+            self._begin(now)
+
+    def _enough(self, now: float) -> float:
+        """Return how many places there are to be after what was seen since the last look."""
+        is_slow = self._took > self._left * self._busy_s
+        if not is_slow and not self._refused:
+            return GROWTH * self.now
+        rate = self._left / max(now - self._began - self._idle, TICK_S)
+        return (self.now + AIM * self._busy_s * rate) / 2  # half of the way: a few batches are a rough measure
+
+    def _begin(self, now: float) -> None:
+        self._began, self._idle, self._left, self._took, self._refused = now, 0.0, 0, 0.0, False
