@@ -27,20 +27,21 @@ from semrec_ray.search.prefixes import (
     rounded_up,
     turn_to,
 )
-from semrec_ray.search.scan import best_of_batch, best_of_rows, products_of_one
+from semrec_ray.search.scan import CHUNK, best_of_batch, best_of_rows, products_of_one
 from semrec_ray.types import Vector
 
 logger = logging.getLogger(__name__)
 
 Keep = npt.NDArray[np.bool_]
 
-BLOCK = 2**16  # rows bounded at once
+BLOCK = 2**16  # rows bounded at once, a multiple of CHUNK
 AT_ONCE = 128  # queries in one matrix product: 32 MiB of scratch for every thread
 FEW = 32  # where fewer than one row in so many may be returned, they are scored without bounds
 ALONE = 2  # queries for which rows are read one after the other, not in a matrix product
 KEPT = (767, 511, 383, 319, 255, 191, 127, 63)  # principal axes, to be tried
 WORSE = 1.2  # than the best so far: narrower ones would be slower still
 TRIED_ROWS, TRIED_QUERIES, TRIED_K, TRIES = 2**16, 64, 100, 5  # to try them with
+NOTHING = {np.dtype(np.int32): np.int32(-(2**31)), np.dtype(np.float32): np.float32(-3e38)}  # below any product
 UNIT = 2.0**-24  # the largest relative rounding error of float32
 NO_MASKS, NO_ROWS = np.zeros((0, 0), np.bool_), np.zeros(0, np.int64)
 
@@ -67,6 +68,8 @@ class PrunedRows:
     vectors: Vector  # (N, D)
     turn: Turn
     codes: Codes
+    chunk_errors: Vector  # (N / CHUNK,) the largest of every CHUNK rows
+    chunk_lengths: Vector  # (N / CHUNK,)
     longest: float
 
     @classmethod
@@ -135,9 +138,19 @@ class PrunedRows:
         for first in range(0, n, BLOCK):
             block = slice(first, min(first + BLOCK, n))
             products = self._products(asked, block)
-            of_rows = codes.scales[block], codes.errors[block], codes.lengths[block]
+            chunks = slice(first // CHUNK, -(-block.stop // CHUNK))
+            of_chunks = self.chunk_errors[chunks], self.chunk_lengths[chunks]
+            of_rows = codes.scales[block], codes.errors[block], codes.lengths[block], *of_chunks
             best_of_batch(
-                products, first, of_rows, of_queries, allowed.block(block), queries, self.vectors, *best.arrays
+                products,
+                NOTHING[products.dtype],
+                first,
+                of_rows,
+                of_queries,
+                allowed.block(block),
+                queries,
+                self.vectors,
+                *best.arrays,
             )
 
     def ask(self, queries: Vector, *, alone: bool) -> Asked:
@@ -236,7 +249,14 @@ def _compile() -> None:
 
 def _coded(vectors: Vector, axes: torch.Tensor, kept: int) -> PrunedRows:
     turn = turn_to(axes, kept)
-    return PrunedRows(vectors, turn, coded(vectors, turn), float(lengths_of(vectors).max(initial=0.0)))
+    codes, longest = coded(vectors, turn), float(lengths_of(vectors).max(initial=0.0))
+    return PrunedRows(vectors, turn, codes, _largest(codes.errors), _largest(codes.lengths), longest)
+
+
+def _largest(numbers: Vector) -> Vector:
+    """Return the largest of every CHUNK numbers."""
+    largest: Vector = np.maximum.reduceat(numbers, np.arange(0, len(numbers), CHUNK)) if len(numbers) else numbers
+    return largest
 
 
 def _chosen(vectors: Vector, axes: torch.Tensor) -> int:

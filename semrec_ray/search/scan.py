@@ -7,7 +7,7 @@ they are added by folding halves. Only the bounds are allowed to be rough, in fl
 import numba
 import numpy as np
 
-CHUNK = 64  # rows whose highest bound is looked at first
+CHUNK = 64  # rows whose highest product is looked at first
 LANES = CHUNK // 4
 NOTHING = np.float32(-np.inf)
 ANY_ORDER = {"reassoc", "contract", "nsz"}  # of additions; infinities keep their meaning
@@ -47,48 +47,59 @@ def products_of_one(query, codes, products):
 
 
 @numba.njit(cache=True, nogil=True)
-def bounds_of(products, first, of_rows, of_query, keep, without, bounds):
-    """Write the upper bounds of a block's scores to (n,), -inf for rows that may not be returned.
+def bound(product, of_query, error, length):
+    """Return no less than the score of a row, but for a slack: see `prefixes.py`.
 
-    products  (n,) int32 or float32: of the codes of query and row first + i
-    of_rows   (n,) float32 each: scales, errors, lengths of the rows' codes (`prefixes.Codes`)
-    of_query  scale, length of the code times that, error of the query's
-    keep      (n,) bool, or empty where every row may be returned
-    without   rows that may not be returned either, of this block or others
+    product        of the codes of query and row, times the row's scale
+    of_query       scale, length of the code times that, error of the query's
+    error, length  of the row's code, or the largest of several rows: then of the highest of their products
     """
-    scales, errors, lengths = of_rows
-    scale, length, error = of_query
-    for i in range(bounds.shape[0]):
-        bounds[i] = np.float32(products[i]) * (scale * scales[i]) + length * errors[i] + error * lengths[i]
-    if keep.shape[0]:
-        for i in range(bounds.shape[0]):
-            bounds[i] = bounds[i] if keep[i] else NOTHING
-    for row in without:
-        if first <= row < first + bounds.shape[0]:
-            bounds[row - first] = NOTHING
+    scale, code_length, away = of_query
+    return product * scale + code_length * error + away * length
 
 
 @numba.njit(cache=True, nogil=True)
-def highest_of_chunks(bounds, highest):
-    """Write the highest of every CHUNK bounds to `highest`: LANES maxima side by side, as the processor takes them."""
+def leave_out(products, nothing, first, keep, without):
+    """Set the products (n,) of rows that may not be returned to `nothing`, which is below all others.
+
+    keep     (n,) bool, or empty where every row may be returned
+    without  rows that may not be returned either, of this block, whose first is `first`, or others
+    """
+    if keep.shape[0]:
+        for i in range(products.shape[0]):
+            products[i] = products[i] if keep[i] else nothing
+    for row in without:
+        if first <= row < first + products.shape[0]:
+            products[row - first] = nothing
+
+
+@numba.njit(cache=True, nogil=True)
+def highest_of_chunks(products, scales, highest):
+    """Write the highest product times scale of every CHUNK: LANES maxima side by side, as the processor takes them."""
     lanes = np.empty(LANES, np.float32)
     for chunk in range(highest.shape[0]):
-        part = bounds[chunk * CHUNK : (chunk + 1) * CHUNK]
+        part, of = products[chunk * CHUNK : (chunk + 1) * CHUNK], scales[chunk * CHUNK : (chunk + 1) * CHUNK]
+        best = NOTHING
         if part.shape[0] < CHUNK:
-            highest[chunk] = part.max()
+            for i in range(part.shape[0]):
+                best = max(best, np.float32(part[i]) * of[i])
+            highest[chunk] = best
             continue
         for i in range(LANES):
-            first, second = max(part[i], part[LANES + i]), max(part[2 * LANES + i], part[3 * LANES + i])
-            lanes[i] = max(first, second)
-        best = lanes[0]
-        for i in range(1, LANES):
+            a, b = np.float32(part[i]) * of[i], np.float32(part[LANES + i]) * of[LANES + i]
+            c, d = (
+                np.float32(part[2 * LANES + i]) * of[2 * LANES + i],
+                np.float32(part[3 * LANES + i]) * of[3 * LANES + i],
+            )
+            lanes[i] = max(max(a, b), max(c, d))
+        for i in range(LANES):
             best = max(best, lanes[i])
         highest[chunk] = best
 
 
 @numba.njit(cache=True, nogil=True)
 def kth_highest(values, k, scratch):
-    """Return the k-th highest of the values (Hoare's selection); `scratch` is as long as they are."""
+    """Return the k-th highest of the values (Hoare's selection); `scratch` is at least as long."""
     scratch[: values.shape[0]] = values
     low, high, wanted = 0, values.shape[0] - 1, k - 1
     while low < high:
@@ -137,12 +148,17 @@ def best_of_rows(rows, query, vectors, best_rows, best_scores):
 
 
 @numba.njit(cache=True, nogil=True)
-def best_of_batch(products, first, of_rows, of_queries, allowed, queries, vectors, ks, best_rows, best_scores, found):
+def best_of_batch(
+    products, nothing, first, of_rows, of_queries, allowed, queries, vectors, ks, best_rows, best_scores, found
+):
     """Take the rows of a block among the best of each of B queries: one call for all of them, without Python's lock.
 
-    products               (B, n) int32 or float32: inner products of the codes of queries and rows
-    of_rows                as `bounds_of` takes them
-    of_queries             (B,) each: scales, lengths, errors (`bounds_of`), slacks, rough errors (`best_of_block`)
+    products               (B, n) int32 or float32: inner products of the codes of queries and rows; overwritten
+    nothing                less than any of them, of their type
+    first                  the first row of the block, a multiple of CHUNK
+    of_rows                (n,) float32 each: scales, errors, lengths of the rows' codes (`prefixes.Codes`); and the
+                           largest errors and lengths of every CHUNK rows
+    of_queries             (B,) each: scales, lengths, errors (`bound`), slacks, rough errors (`best_of_block`)
     allowed                masks (U, n); (B,) which of them holds for a query, -1 for none; rows that may not be
                            returned either, one query's after the other's; (B + 1,) where these begin and end
     ks                     (B,) how many rows are wanted
@@ -150,61 +166,78 @@ def best_of_batch(products, first, of_rows, of_queries, allowed, queries, vector
     """
     scales, lengths, errors, slacks, rough = of_queries
     masks, mask_of, without, ends = allowed
-    bounds, nothing = np.empty(products.shape[1], np.float32), np.empty(0, np.bool_)
+    everything, scratch = np.empty(0, np.bool_), scratch_for(products.shape[1], queries.shape[1])
     for i in range(queries.shape[0]):
-        keep = masks[mask_of[i]] if mask_of[i] >= 0 else nothing
-        left_out = without[ends[i] : ends[i + 1]]
-        bounds_of(products[i], first, of_rows, (scales[i], lengths[i], errors[i]), keep, left_out, bounds)
-        rows, scores = best_rows[i, : ks[i]], best_scores[i, : ks[i]]
-        found[i] = best_of_block(bounds, first, queries[i], vectors, slacks[i], rough[i], rows, scores, found[i])
+        keep = masks[mask_of[i]] if mask_of[i] >= 0 else everything
+        leave_out(products[i], nothing, first, keep, without[ends[i] : ends[i + 1]])
+        asked = queries[i], (scales[i], lengths[i], errors[i]), slacks[i], rough[i]
+        best = best_rows[i, : ks[i]], best_scores[i, : ks[i]]
+        found[i] = best_of_block(products[i], nothing, first, of_rows, asked, vectors, best, found[i], scratch)
 
 
 @numba.njit(cache=True, nogil=True)
-def best_of_block(bounds, first, query, vectors, slack, error, best_rows, best_scores, found):
-    """Take the rows of a block among the best (k,), and return how many of these there are.
+def scratch_for(n, dims):
+    """Return what the search of n rows writes to, for one query after the other: fresh memory costs what they cost.
 
-    bounds    (n,) float32: bounds[i] + slack is nowhere below the score of row first + i; -inf for rows left out
-    error     how far a rough score can be from the exact one
-    found     how many of best_rows, best_scores (k,), best first, are there from earlier blocks
+    The highest product of every chunk; numbers to select from; rows and their rough scores; products of one row.
     """
-    k = best_rows.shape[0]
-    chunks = (bounds.shape[0] + CHUNK - 1) // CHUNK
-    highest = np.empty(chunks, np.float32)
-    highest_of_chunks(bounds, highest)
-    products = np.empty(query.shape[0], np.float64)
-    looked = np.inf  # rows of higher bounds were looked at
+    chunks = (n + CHUNK - 1) // CHUNK
+    numbers, rows, rough = np.empty(n, np.float32), np.empty(n, np.int64), np.empty(n, np.float32)
+    return np.empty(chunks, np.float32), numbers, rows, rough, np.empty(dims, np.float64)
+
+
+@numba.njit(cache=True, nogil=True)
+def best_of_block(products, nothing, first, of_rows, asked, vectors, best, found, scratch):
+    """Take the rows of a block among the best of one query, and return how many of these there are.
+
+    asked  the query; what `bound` takes of it; a bound may be too low by the next; a rough score is off by the last
+    best   rows and scores (k,) each, best first, of which `found` are there from earlier blocks
+    """
+    query, of_query, slack, error = asked
+    scales, errors, lengths, chunk_errors, chunk_lengths = of_rows
+    best_rows, best_scores = best
+    highest, numbers, _, _, exact = scratch
+    k, n, chunks = best_rows.shape[0], products.shape[0], highest.shape[0]
+    highest_of_chunks(products, scales, highest)
+    looked = np.float32(np.inf)  # rows of no less were looked at
     if found < k:
-        # As many chunks as are wanted rows hold a bound of at least this, so at least as many rows do.
-        looked = kth_highest(highest, k, np.empty(chunks, np.float32)) if k < chunks else NOTHING
-        found = _first(bounds, first, highest, looked, query, vectors, error, products, best_rows, best_scores, found)
+        # As many chunks as are wanted rows hold a product of at least this, so at least as many rows do.
+        looked = kth_highest(highest, k, numbers) if k < chunks else NOTHING
+        found = _first(products, nothing, first, scales, looked, asked, vectors, best, found, scratch)
     worst = best_scores[k - 1] if found == k else NOTHING
     for chunk in range(chunks):
-        if highest[chunk] >= worst - slack and highest[chunk] > NOTHING:
-            for i in range(chunk * CHUNK, min(bounds.shape[0], (chunk + 1) * CHUNK)):
-                if worst - slack <= bounds[i] < looked and bounds[i] > NOTHING:
-                    row = first + i
-                    if rough_score(query, vectors[row]) >= worst - error:
-                        score = exact_score(query, vectors[row], products)
-                        found = insert(row, score, best_rows, best_scores, found)
-                        worst = best_scores[k - 1] if found == k else NOTHING
+        if bound(highest[chunk], of_query, chunk_errors[chunk], chunk_lengths[chunk]) >= worst - slack:
+            for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+                product = np.float32(products[i]) * scales[i]
+                if product >= looked or products[i] == nothing:
+                    continue
+                if bound(product, of_query, errors[i], lengths[i]) < worst - slack:
+                    continue
+                if rough_score(query, vectors[first + i]) >= worst - error:
+                    score = exact_score(query, vectors[first + i], exact)
+                    found = insert(first + i, score, best_rows, best_scores, found)
+                    worst = best_scores[k - 1] if found == k else NOTHING
     return found
 
 
 @numba.njit(cache=True, nogil=True)
-def _first(bounds, first, highest, least_bound, query, vectors, error, products, best_rows, best_scores, found):
-    """Take the rows of the highest bounds among the best: roughly first, and exactly those that may be among them."""
-    rows, rough, n = np.empty(bounds.shape[0], np.int64), np.empty(bounds.shape[0], np.float32), 0
+def _first(products, nothing, first, scales, least, asked, vectors, best, found, scratch):
+    """Take the rows of no less products among the best: roughly first, and exactly those that may be among them."""
+    query, _, _, error = asked
+    best_rows, best_scores = best
+    highest, numbers, rows, rough, exact = scratch
+    n = 0
     for chunk in range(highest.shape[0]):
-        if highest[chunk] >= least_bound and highest[chunk] > NOTHING:
-            for i in range(chunk * CHUNK, min(bounds.shape[0], (chunk + 1) * CHUNK)):
-                if bounds[i] >= least_bound and bounds[i] > NOTHING:
+        if highest[chunk] >= least:
+            for i in range(chunk * CHUNK, min(products.shape[0], (chunk + 1) * CHUNK)):
+                if products[i] != nothing and np.float32(products[i]) * scales[i] >= least:
                     rows[n], rough[n] = first + i, rough_score(query, vectors[first + i])
                     n += 1
     k = best_rows.shape[0]
-    least = NOTHING
+    enough = NOTHING
     if n > k:
-        least = kth_highest(rough[:n], k, np.empty(n, np.float32)) - 2 * error
+        enough = kth_highest(rough[:n], k, numbers) - 2 * error
     for i in range(n):
-        if rough[i] >= least:
-            found = insert(rows[i], exact_score(query, vectors[rows[i]], products), best_rows, best_scores, found)
+        if rough[i] >= enough:
+            found = insert(rows[i], exact_score(query, vectors[rows[i]], exact), best_rows, best_scores, found)
     return found

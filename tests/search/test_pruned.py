@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from semrec_ray.search import pruned, scan
 from semrec_ray.search.exact import exact_scores
 from semrec_ray.search.pruned import PrunedRows
-from semrec_ray.search.scan import CHUNK, bounds_of, exact_score, kth_highest
+from semrec_ray.search.scan import CHUNK, bound, exact_score, kth_highest
 from tests.search.judge import same, searches
 
 
@@ -25,7 +25,7 @@ def test_the_answer_is_that_of_the_exact_search_to_the_bit(search, data):
 @pytest.mark.parametrize("batch", [1, 2, 3, 40])
 @pytest.mark.parametrize("kind", ["noise", "lattice", "copies", "lengths"])
 def test_it_holds_for_thousands_of_rows_of_any_kind_over_several_blocks(rng, monkeypatch, kind, batch):
-    monkeypatch.setattr(pruned, "BLOCK", 1500)
+    monkeypatch.setattr(pruned, "BLOCK", 24 * CHUNK)
     n, dims = 5000, 48
     vectors = {
         "noise": lambda: rng.normal(size=(n, dims)) * 0.9 ** np.arange(dims),
@@ -51,12 +51,12 @@ def test_a_bound_is_nowhere_below_a_score(rng):
         rows = PrunedRows.of(vectors, kept)
         codes = rows.codes
         for alone in (True, False):
-            asked, bounds = rows.ask(queries, alone=alone), np.empty(3000, np.float32)
+            asked = rows.ask(queries, alone=alone)
             products = rows._products(asked, slice(0, 3000))
             for i in range(8):
                 of_query = asked.scales[i], asked.lengths[i], asked.errors[i]
-                of_rows = codes.scales, codes.errors, codes.lengths
-                bounds_of(products[i], 0, of_rows, of_query, np.zeros(0, np.bool_), pruned.NO_ROWS, bounds)
+                scaled = products[i].astype(np.float32) * codes.scales
+                bounds = bound(scaled, of_query, codes.errors, codes.lengths)
                 assert (bounds.astype(np.float64) + asked.slacks[i] >= truth[i]).all()
                 assert kept < 64 or (bounds - truth[i] < 0.1 * np.linalg.norm(queries[i]) * rows.longest).all()
 
