@@ -103,7 +103,7 @@ class HnswConfig(Section):
 class BatchConfig(Section):
     """How waiting requests become one message to a shard (DESIGN: batch before the fan-out)."""
 
-    max_batch: int = Field(64, ge=1)
+    max_batch: int = Field(128, ge=1)  # a query/batch of 100 is one message
     max_in_flight: int = Field(2, ge=1)  # one on its way while one is computed
     max_waiting: int = Field(1024, ge=1)  # beyond: 429
 

@@ -28,7 +28,7 @@ from semrec_ray.serving import Serving
 from semrec_ray.state.cache import Answer, Kept, key_of, normalised, users_of
 from semrec_ray.state.shared_answers import open_shared
 from semrec_ray.state.touched import Touched
-from semrec_ray.telemetry import CACHE, COLD, FOR_USERS, SLATES, STAGE_MS
+from semrec_ray.telemetry import CACHE, COLD, FOR_USERS, SLATES, STAGE_MS, TIMED
 from semrec_ray.types import AddEvents, EraseUser, Query, Slate, Write
 
 Made = Callable[[Query], Awaitable[Slate]]
@@ -203,9 +203,10 @@ def _kept_slate(answer: Answer, query: Query, began: float) -> Slate:
 
 
 def count(query: Query, slate: Slate) -> None:
-    """Count an answer, and how long its stages took."""
-    for name, took in slate.timings.items():
-        STAGE_MS.observe(took, STAGE_LABELS[name])
+    """Count an answer; of some, how long their stages took."""
+    if TIMED.take():
+        for name, took in slate.timings.items():
+            STAGE_MS.observe(took, STAGE_LABELS[name])
     kind = "partial" if slate.missing else "whole" if slate.exact else "inexact"
     SLATES.add(1, SLATE_LABELS[kind])
     if len(query.examples) == 1 and query.examples[0].user_id is not None:

@@ -8,7 +8,7 @@ import pytest
 
 from semrec_ray import telemetry
 from semrec_ray.recommender import Recommender
-from semrec_ray.telemetry import METRICS, REQUEST_ID, JsonLines, TextLines
+from semrec_ray.telemetry import METRICS, REQUEST_ID, Allowance, JsonLines, TextLines
 from semrec_ray.types import Example, Query
 
 UNITS = ("_ms", "_seconds", "_ratio", "_total", "_size", "_rows", "_seqs", "_seq", "_up", "_out", "_failing", "_ready")
@@ -36,6 +36,19 @@ def line(record, facts=None):
     if facts:
         made.facts = facts
     return made
+
+
+def test_an_allowance_is_spread_evenly_over_what_comes_and_a_second_of_it_may_be_had_at_once():
+    now = [0.0]
+    allowance = Allowance(100, lambda: now[0])
+    assert sum(allowance.take() for _ in range(1000)) == 100
+    taken = []
+    for number in range(10_000):  # a thousand a second
+        now[0] = 10 + number / 1000
+        taken.append(allowance.take())
+    steady = taken[2000:]
+    assert sum(steady) == pytest.approx(800, abs=2)
+    assert all(sum(steady[start : start + 100]) in (9, 10, 11) for start in range(0, 8000, 100))
 
 
 def test_a_json_line_has_the_request_and_the_facts():
