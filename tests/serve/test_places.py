@@ -5,17 +5,17 @@ import math
 
 import pytest
 
-from semrec_ray.serve.places import AIM, SPAN, Places
+from semrec_ray.serve.places import AIM, Places
 
-MOST, BUSY_S = 256, 0.5
+LEAST, MOST, BUSY_S = 32, 256, 0.5
 
 
 class Line:
     """A server that answers one after the other, `rate` a second; what is asked comes evenly."""
 
-    def __init__(self, rate: float, most: int = MOST):
+    def __init__(self, rate: float, least: int = LEAST, most: int = MOST):
         self.now, self.rate, self.free = 0.0, rate, 0.0
-        self.places = Places(most, BUSY_S, lambda: self.now)
+        self.places = Places(least, most, BUSY_S, lambda: self.now)
         self.inside: list[tuple[float, float]] = []  # when it is answered, when it came
 
     def asked(self, per_s: float, seconds: float) -> tuple[list[float], int]:
@@ -89,16 +89,16 @@ def test_bursts_with_nothing_between_them_find_all_places():
         line.pass_until(line.now + 5.0)
 
 
-def test_who_is_slow_with_few_inside_keeps_an_eighth_of_the_places():
+def test_who_is_slow_with_few_inside_keeps_the_least():
     line = Line(0.5)
     took, _ = line.asked(1.0, 60.0)
     assert min(took[-10:]) > BUSY_S
-    assert line.places.now == MOST // SPAN
+    assert line.places.now == LEAST
 
 
 @pytest.mark.parametrize("most", [1, 2, 7])
 def test_there_is_always_a_place(most):
-    line = Line(1.0, most)
+    line = Line(1.0, 1, most)
     line.asked(100, 20.0)
     assert line.places.now >= 1
     assert line.places.taken <= most
