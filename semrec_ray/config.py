@@ -147,9 +147,7 @@ class AppConfig(Section):
     shards: int = Field(2, ge=1, le=1024)
     routers: int = Field(1, ge=1)
     max_ongoing: int = Field(256, ge=1)  # requests that a router works on at once; beyond: 429
-    busy_s: float | None = Field(
-        None, gt=0
-    )  # fewer while answers take longer; None: a tenth of limits.timeout_s, or p99_ms
+    busy_s: float | None = Field(None, gt=0)  # fewer while answers take longer in the mean; None: `busy_after_s`
     replicas: int = Field(1, ge=1)  # of every shard: one that is lost costs nothing, and they share the requests
     autoscaling: AutoscalingConfig = AutoscalingConfig()  # of routers and shards; by default their numbers are fixed
     encoders: int = Field(1, ge=1)  # replicas of the text model; sharded only: with two, one that dies fails no text

@@ -304,7 +304,15 @@ def test_a_publish_reaches_the_served_apps_without_a_failed_request(served, http
 
 def test_a_damaged_release_never_replaces_the_one_that_serves(served, http):
     store = Store(served.store)
-    before = {app: http.get(f"/{app}/v1/recommend/651", params={"k": 5}).json() for app in TOPOLOGIES}
+
+    def answer_of(app: str) -> tuple[str, list[dict[str, object]]]:
+        """Return the release and the items of a whole answer: on a busy machine a shard may be out for a moment."""
+        answers: list[dict[str, Any]] = []
+        ask = lambda: answers.append(http.get(f"/{app}/v1/recommend/651", params={"k": 5}).json())  # noqa: E731
+        wait_until(lambda: ask() or answers[-1].get("coverage") == 1.0, 30, "there is no whole answer")
+        return answers[-1]["release"], answers[-1]["items"]
+
+    before = {app: answer_of(app) for app in TOPOLOGIES}
     bad = make_release(store, None)
     table = users_table(bad.space)
     for fragment in store.open(table, bad.versions[table]).get_fragments():
@@ -312,11 +320,13 @@ def test_a_damaged_release_never_replaces_the_one_that_serves(served, http):
             path = Path(store.table_uri(table)) / "data" / file.path
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     move_channel(store, "live", bad.name, expected=read_channel(store, "live"))
-    for app in TOPOLOGIES:
-        wait_until(lambda app=app: http.get(f"/{app}/readyz").status_code == 503, 30, "nobody says that it is damaged")
-        wait_until(lambda app=app: "does not hold" in http.get(f"/{app}/v1/status").json()["reason"], 30, "nor why")
-        after = http.get(f"/{app}/v1/recommend/651", params={"k": 5}).json()
-        assert (after["release"], after["items"]) == (before[app]["release"], before[app]["items"])
-    assert roll_back(store).release == before["inline"]["release"]
+    try:
+        for app in TOPOLOGIES:
+            wait_until(lambda app=app: http.get(f"/{app}/readyz").status_code == 503, 30, "nobody says it is damaged")
+            wait_until(lambda app=app: "does not hold" in http.get(f"/{app}/v1/status").json()["reason"], 30, "nor why")
+            assert answer_of(app) == before[app]
+    finally:
+        rolled = roll_back(store)
+    assert rolled.release == before["inline"][0]
     for app in TOPOLOGIES:
         wait_until(lambda app=app: http.get(f"/{app}/readyz").status_code == 200, 30, "the roll-back is not followed")
