@@ -74,12 +74,6 @@ def leave_out(products, nothing, first, keep, without):
 
 
 @numba.njit(cache=True, nogil=True)
-def scaled(products, scales, i):
-    """Return the i-th product, whatever its type, times the row's scale."""
-    return np.float32(products[i]) * scales[i]
-
-
-@numba.njit(cache=True, nogil=True)
 def highest_of_chunks(products, scales, highest):
     """Write the highest product times scale of every CHUNK: LANES maxima side by side, as the processor takes them."""
     lanes = np.empty(LANES, np.float32)
@@ -88,14 +82,16 @@ def highest_of_chunks(products, scales, highest):
         best = NOTHING
         if part.shape[0] < CHUNK:
             for i in range(part.shape[0]):
-                best = max(best, scaled(part, of, i))
-        else:
-            for i in range(LANES):
-                first = max(scaled(part, of, i), scaled(part, of, LANES + i))
-                second = max(scaled(part, of, 2 * LANES + i), scaled(part, of, 3 * LANES + i))
-                lanes[i] = max(first, second)
-            for i in range(LANES):
-                best = max(best, lanes[i])
+                best = max(best, np.float32(part[i]) * of[i])
+            highest[chunk] = best
+            continue
+        for i in range(LANES):
+            a, b = np.float32(part[i]) * of[i], np.float32(part[LANES + i]) * of[LANES + i]
+            c = np.float32(part[2 * LANES + i]) * of[2 * LANES + i]
+            d = np.float32(part[3 * LANES + i]) * of[3 * LANES + i]
+            lanes[i] = max(max(a, b), max(c, d))
+        for i in range(LANES):
+            best = max(best, lanes[i])
         highest[chunk] = best
 
 
@@ -210,7 +206,7 @@ def best_of_block(products, nothing, first, of_rows, asked, vectors, best, found
     for chunk in range(chunks):
         if bound(highest[chunk], of_query, chunk_errors[chunk], chunk_lengths[chunk]) >= worst - slack:
             for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-                product = scaled(products, scales, i)
+                product = np.float32(products[i]) * scales[i]
                 if product >= looked or products[i] == nothing:
                     continue
                 if bound(product, of_query, errors[i], lengths[i]) < worst - slack:
@@ -232,7 +228,7 @@ def _first(products, nothing, first, scales, least, asked, vectors, best, found,
     for chunk in range(highest.shape[0]):
         if highest[chunk] >= least:
             for i in range(chunk * CHUNK, min(products.shape[0], (chunk + 1) * CHUNK)):
-                if products[i] != nothing and scaled(products, scales, i) >= least:
+                if products[i] != nothing and np.float32(products[i]) * scales[i] >= least:
                     rows[n], rough[n] = first + i, rough_score(query, vectors[first + i])
                     n += 1
     k = best_rows.shape[0]
