@@ -7,6 +7,7 @@ what it started and nothing else.
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -84,7 +85,9 @@ def run_demo(store: str, *, source: str, once: bool, ports: Ports) -> None:
 @contextlib.contextmanager
 def _cluster(ports: Ports, store: str) -> Iterator[tuple[str, bool]]:
     """Give the dashboard's address of the Ray cluster on this machine, and whether it was started here."""
-    environment = {"SEMREC_STORE": store}
+    # Where a token lies about, as an earlier `ray.init()` leaves one, Ray would want it of every command; on 127.0.0.1
+    # the demo goes without, unless that is said.
+    environment = {"SEMREC_STORE": store, "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}
     node = HeadNode(ports.dashboard, ROOT, ROOT / ".semrec" / "ray.log", environment)
     if is_ray(node.dashboard):
         console.print(f"[dim]using the Ray cluster at {node.dashboard}[/dim]")

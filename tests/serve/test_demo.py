@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from semrec_ray import demo
 from semrec_ray.cluster import free_port
 from tests.serve.conftest import ROOT, SCRIPTS, Served
 
@@ -89,3 +90,16 @@ def test_a_port_that_is_taken_is_named(served: Served):
     done = semrec("demo", "--once", "--store", served.store, *ports)
     assert done.returncode == 1
     assert f"port {taken} is taken" in done.stderr
+
+
+@pytest.mark.parametrize(("said", "mode"), [(None, "disabled"), ("token", "token")])
+def test_a_token_that_lies_about_is_wanted_of_nobody_unless_that_is_said(monkeypatch, said, mode):
+    """`ray.init()` leaves one in the user's home, and `ray start` wants it then."""
+    started = []
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if said:
+        monkeypatch.setenv("RAY_AUTH_MODE", said)
+    monkeypatch.setattr(demo, "running", lambda node: contextlib.nullcontext(started.append(node)))
+    with demo._cluster(demo.Ports(free_port(), free_port()), "store"):
+        pass
+    assert [node.environment["RAY_AUTH_MODE"] for node in started] == [mode]
