@@ -2,8 +2,8 @@
 
 By Little's law (Little 1961) `L = X W`: a router that answers X requests a second, and has L of them inside, takes
 W = L / X seconds for each. Full of as many as it may ever have it keeps its throughput and loses its latency, since
-what is let in waits. So as long as answers take longer than `busy_s`, or requests are refused, there are places for
-answers that take AIM of it, counted anew every `busy_s`; then more each time, up to `most`. X is of the time in which
+what is let in waits. So when for some looks in a row, one every `busy_s`, answers took longer than that or requests were
+refused, there are places for answers that take AIM of it; then more each time, up to `most`. X is of the time in which
 there was something to answer: a burst after a pause finds all places.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 AIM = 0.8  # refusing takes time, too, and latencies spread: who is let in keeps the 99th percentile of a full router
 GROWTH = 1.25  # of the places every `busy_s` where nothing is slow or refused
+PATIENCE = 6  # looks in a row: those who waited for a proxy that had died come all at once, and are soon done
 TICK_S = 1e-6
 
 
@@ -26,6 +27,7 @@ class Places:
         """
         self._least, self._most, self._busy_s, self._clock = least, most, busy_s, clock
         self.now, self.taken = most, 0
+        self._pressed = 0  # looks in a row at which it was slow or refused somebody
         self._empty_since = clock()
         self._begin(self._empty_since)
 
@@ -55,8 +57,11 @@ class Places:
     def _enough(self, now: float) -> float:
         """Return how many places there are to be after what was seen since the last look."""
         is_slow = self._took > self._left * self._busy_s
-        if not is_slow and not self._refused:
+        self._pressed = self._pressed + 1 if is_slow or self._refused else 0
+        if not self._pressed:
             return GROWTH * self.now
+        if self._pressed < PATIENCE:
+            return self.now
         rate = self._left / max(now - self._began - self._idle, TICK_S)
         return (self.now + AIM * self._busy_s * rate) / 2  # half of the way: a few batches are a rough measure
 

@@ -44,7 +44,7 @@ class Line:
 @pytest.mark.parametrize("rate", [100, 300, 450])
 def test_under_too_much_load_answers_take_what_they_may_and_none_is_lost(times, rate):
     line = Line(rate)
-    line.asked(times * rate, 6.0)  # at once as many come in as ever may
+    line.asked(times * rate, 12.0)  # at once as many come in as ever may
     took, refused = line.asked(times * rate, 20.0)
     assert max(took) <= 1.1 * AIM * BUSY_S
     assert sum(took) / len(took) >= 0.9 * AIM * BUSY_S
@@ -75,7 +75,7 @@ def test_a_server_that_could_hold_more_than_the_most_has_the_most():
 
 def test_after_the_load_all_places_come_back():
     line = Line(100)
-    line.asked(300, 10.0)
+    line.asked(300, 12.0)
     assert line.places.now == pytest.approx(AIM * 100 * BUSY_S, abs=3)
     line.asked(50, 12 * BUSY_S)
     assert line.places.now == MOST
@@ -87,6 +87,15 @@ def test_bursts_with_nothing_between_them_find_all_places():
         took, refused = line.asked(300_000, 0.001)  # 300 at once: as many as there are places, and some more
         assert (len(took), refused) == (MOST, 300 - MOST)
         line.pass_until(line.now + 5.0)
+
+
+def test_a_crowd_that_is_soon_done_costs_no_places():
+    line = Line(300)
+    line.asked(100_000, 0.002)  # 200 at once, the last of whom waits longer than an answer may take
+    took, refused = line.asked(200, 10.0)
+    assert max(took) > BUSY_S
+    assert refused == 0
+    assert line.places.now == MOST
 
 
 def test_who_is_slow_with_few_inside_keeps_the_least():
