@@ -2,9 +2,9 @@
 
 By Little's law (Little 1961) `L = X W`: a router that answers X requests a second, and has L of them inside, takes
 W = L / X seconds for each. Full of as many as it may ever have it keeps its throughput and loses its latency, since
-what is let in waits. So when for some looks in a row, one every `busy_s`, answers took longer than that or requests were
-refused, there are places for answers that take AIM of it; then more each time, up to `most`. X is of the time in which
-there was something to answer: a burst after a pause finds all places.
+what is let in waits. So when for some looks in a row, one every `busy_s`, answers took longer than that or requests
+were refused, there are places for answers that take AIM of it; then more each time, up to `most`. X is of the time in
+which there was something to answer: a burst after a pause finds all places.
 """
 
 import math
