@@ -41,7 +41,7 @@ ALONE = 2  # queries for which rows are read one after the other, not in a matri
 KEPT = (767, 511, 383, 319, 255, 191, 127, 63)  # principal axes, to be tried
 WORSE = 1.2  # than the best so far: narrower ones would be slower still
 TRIED_ROWS, TRIED_QUERIES, TRIED_K, TRIES = 2**16, 64, 100, 5  # to try them with
-NOTHING = {np.dtype(np.int32): np.int32(-(2**31)), np.dtype(np.float32): np.float32(-3e38)}  # below any product
+BELOW_ANY = {np.dtype(np.int32): np.int32(-(2**31)), np.dtype(np.float32): np.float32(-3e38)}  # product
 UNIT = 2.0**-24  # the largest relative rounding error of float32
 NO_MASKS, NO_ROWS = np.zeros((0, 0), np.bool_), np.zeros(0, np.int64)
 
@@ -143,7 +143,7 @@ class PrunedRows:
             of_rows = codes.scales[block], codes.errors[block], codes.lengths[block], *of_chunks
             best_of_batch(
                 products,
-                NOTHING[products.dtype],
+                BELOW_ANY[products.dtype],
                 first,
                 of_rows,
                 of_queries,
