@@ -122,7 +122,8 @@ def test_an_open_loop_counts_latency_from_when_a_request_was_due():
     assert len(found.latencies) == len(arrivals(100.0, 1.0))
     assert found.answered < 60
     assert found.latencies.max() > 0.02 * len(found.latencies) - 1.0
-    assert found.latencies[:3].max() < 0.2
+    # A machine that stands still for a moment adds as much to all who wait: only how they compare is of the loop.
+    assert np.median(found.latencies[:10]) < np.median(found.latencies[-10:]) / 2
 
 
 def test_a_closed_loop_asks_again_when_it_was_answered():
