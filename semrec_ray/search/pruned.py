@@ -5,7 +5,6 @@ best score so far cannot be among the k best. What comes back is the same, to th
 """
 
 import logging
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +26,8 @@ from semrec_ray.search.prefixes import (
     rounded_up,
     turn_to,
 )
-from semrec_ray.search.scan import CHUNK, best_of_batch, best_of_rows, products_of_one
+from semrec_ray.search.products import ALONE, products_of, takes_int8
+from semrec_ray.search.scan import CHUNK, best_of_batch, best_of_rows
 from semrec_ray.types import Vector
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ Keep = npt.NDArray[np.bool_]
 BLOCK = 2**16  # rows bounded at once, a multiple of CHUNK
 AT_ONCE = 128  # queries in one matrix product: 32 MiB of scratch for every thread
 FEW = 32  # where fewer than one row in so many may be returned, they are scored without bounds
-ALONE = 2  # queries for which rows are read one after the other, not in a matrix product
 KEPT = (767, 511, 383, 319, 255, 191, 127, 63)  # principal axes, to be tried
 WORSE = 1.2  # than the best so far: narrower ones would be slower still
 TRIED_ROWS, TRIED_QUERIES, TRIED_K, TRIES = 2**16, 64, 100, 5  # to try them with
@@ -45,7 +44,6 @@ BELOW_ANY = {np.dtype(np.int32): np.int32(-(2**31)), np.dtype(np.float32): np.fl
 UNIT = 2.0**-24  # the largest relative rounding error of float32
 NO_MASKS, NO_ROWS = np.zeros((0, 0), np.bool_), np.zeros(0, np.int64)
 
-_scratch = threading.local()
 _fastest_of: dict[tuple[int, int], int] = {}  # size and dimensions: axes
 
 
@@ -133,11 +131,11 @@ class PrunedRows:
         return best[:found], scores[:found]
 
     def _broad(self, queries: Vector, best: "_Best", allowed: "_Allowed") -> None:
-        asked, n, codes = self.ask(queries, alone=len(queries) <= ALONE), len(self.vectors), self.codes
+        asked, n, codes = self.ask(queries, int8=takes_int8(len(queries))), len(self.vectors), self.codes
         of_queries = asked.scales, asked.lengths, asked.errors, asked.slacks, asked.rough
         for first in range(0, n, BLOCK):
             block = slice(first, min(first + BLOCK, n))
-            products = self._products(asked, block)
+            products = products_of(asked.numbers, codes.codes[block])
             chunks = slice(first // CHUNK, -(-block.stop // CHUNK))
             of_chunks = self.chunk_errors[chunks], self.chunk_lengths[chunks]
             of_rows = codes.scales[block], codes.errors[block], codes.lengths[block], *of_chunks
@@ -153,14 +151,14 @@ class PrunedRows:
                 *best.arrays,
             )
 
-    def ask(self, queries: Vector, *, alone: bool) -> Asked:
-        """Return queries (B, D) as the bounds take them: alone as float32, else as int8."""
+    def ask(self, queries: Vector, *, int8: bool) -> Asked:
+        """Return queries (B, D) as the bounds take them: as int8 numbers, else as float32."""
         whole = self.turn(queries)
         numbers: npt.NDArray[np.int8 | np.float32]
-        if alone:
-            numbers, scales = whole.astype(np.float32), np.ones(len(whole), np.float32)
-        else:
+        if int8:
             numbers, scales = codes_of(whole)
+        else:
+            numbers, scales = whole.astype(np.float32), np.ones(len(whole), np.float32)
         meant = numbers * scales.astype(np.float64)[:, None]
         dims, full = queries.shape[1], lengths_of(queries)
         rough = (dims * UNIT * 1.01 + 4 * UNIT) * full * self.longest + dims * 2.0**-126
@@ -169,18 +167,6 @@ class PrunedRows:
         slacks = ((self.turn.width + 32) * UNIT * 1.25 + 1e-9) * full * self.longest
         lengths, away = rounded_up(lengths_of(meant)), rounded_up(lengths_of(whole - meant))
         return Asked(numbers, scales, lengths, away, rounded_up(slacks + rough), rounded_up(rough))
-
-    def _products(self, asked: Asked, block: slice) -> npt.NDArray[np.int32] | Vector:
-        """Return the inner products of queries and a block of rows, (B, n), in scratch memory of this thread."""
-        codes, b = self.codes.codes[block], len(asked.numbers)
-        if asked.numbers.dtype == np.float32:
-            products = np.empty((b, len(codes)), np.float32)
-            for query, of_query in zip(asked.numbers, products, strict=True):
-                products_of_one(query, codes, of_query)
-            return products
-        out = _scratch_of(b * len(codes)).view(b, len(codes))
-        torch._int_mm(torch.from_numpy(asked.numbers), torch.from_numpy(codes).T, out=out)
-        return np.asarray(out.numpy())
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +212,6 @@ class _Allowed:
     def block(self, block: slice) -> tuple[npt.NDArray[np.bool_], Rows, Rows, Rows]:
         masks = np.stack([mask[block] for mask in self.masks]) if self.masks else NO_MASKS
         return masks, self.mask_of, self.without, self.ends
-
-
-def _scratch_of(size: int) -> torch.Tensor:
-    """Return int32 numbers that this thread may write: fresh memory for every product costs as much as the product."""
-    if getattr(_scratch, "numbers", None) is None or len(_scratch.numbers) < size:
-        _scratch.numbers = torch.empty(size, dtype=torch.int32)
-    return _scratch.numbers[:size]
 
 
 @cache

@@ -3,18 +3,26 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from semrec_ray.search import pruned, scan
+from semrec_ray.search import products, pruned, scan
 from semrec_ray.search.exact import exact_scores
+from semrec_ray.search.products import products_of
 from semrec_ray.search.pruned import PrunedRows
 from semrec_ray.search.scan import CHUNK, bound, exact_score, kth_highest
 from tests.search.judge import same, searches
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.fixture(params=["int8", "float32"])
+def way(request, monkeypatch):
+    """Multiply as a processor does that is fast at int8, or is not; this one is either."""
+    monkeypatch.setattr(products, "_int8_is_fast", lambda: request.param == "int8")
+
+
+@pytest.mark.usefixtures("way")
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(searches(), st.data())
 def test_the_answer_is_that_of_the_exact_search_to_the_bit(search, data):
     vectors = search[0]
@@ -22,6 +30,7 @@ def test_the_answer_is_that_of_the_exact_search_to_the_bit(search, data):
     assert same(rows, *search)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("batch", [1, 2, 3, 40])
 @pytest.mark.parametrize("kind", ["noise", "lattice", "copies", "lengths"])
 def test_it_holds_for_thousands_of_rows_of_any_kind_over_several_blocks(rng, monkeypatch, kind, batch):
@@ -50,12 +59,12 @@ def test_a_bound_is_nowhere_below_a_score(rng):
     for kept in (0, 16, 64):
         rows = PrunedRows.of(vectors, kept)
         codes = rows.codes
-        for alone in (True, False):
-            asked = rows.ask(queries, alone=alone)
-            products = rows._products(asked, slice(0, 3000))
+        for int8 in (True, False):
+            asked = rows.ask(queries, int8=int8)
+            found = products_of(asked.numbers, codes.codes)
             for i in range(8):
                 of_query = asked.scales[i], asked.lengths[i], asked.errors[i]
-                scaled = products[i].astype(np.float32) * codes.scales
+                scaled = found[i].astype(np.float32) * codes.scales
                 bounds = bound(scaled, of_query, codes.errors, codes.lengths)
                 assert (bounds.astype(np.float64) + asked.slacks[i] >= truth[i]).all()
                 assert kept < 64 or (bounds - truth[i] < 0.1 * np.linalg.norm(queries[i]) * rows.longest).all()
