@@ -152,14 +152,17 @@ class Recommender:
         with stages.stage("fetch"):
             unread: tuple[str, ...] = ()
             if carried:
-                columns = _carried(found, page)
+                items = _carried(found, page, fields)
             else:
                 columns, unread = await self._items.columns(view, item_ids, fields, deadline, query.min_seq)
+                items = _items(item_ids, page, fields, columns)
         if query.explain and vector is not None:
             with stages.stage("explain"):
                 await self._explain(parts, asked, item_ids, page, deadline)
+        for item, why in zip(items, page.why, strict=False):  # none where nobody asked
+            item["why"] = why
         return Slate(
-            items=_items(item_ids, page, fields, columns),
+            items=tuple(items),
             exact=found.exact,
             coverage=found.coverage,
             missing=tuple(dict.fromkeys(found.missing + unread)),
@@ -323,24 +326,27 @@ def _is_carried(plan: Plan, fields: Sequence[str], view: View) -> bool:
     )
 
 
-def _carried(found: Found, page: Page) -> dict[str, Columns]:
-    """Return the fields that came with the hits, of the items of a page."""
-    return {found.item_ids[i]: {name: of[i] for name, of in found.details.fields.items()} for i in page.positions}
+def _carried(found: Found, page: Page, fields: Sequence[str]) -> list[Columns]:
+    """Return what is answered of each item of a page: its id, its score, the fields, which came with the hits."""
+    columns = [(name, found.details.fields[name]) for name in fields] if page.positions else []
+    items: list[Columns] = []
+    for i, score in zip(page.positions, page.scores, strict=True):
+        item = {"item_id": found.item_ids[i], "score": score}
+        for name, of in columns:  # a loop costs half of what a comprehension for each item does
+            item[name] = of[i]
+        items.append(item)
+    return items
 
 
-def _items(
-    item_ids: Sequence[str], page: Page, fields: Sequence[str], columns: Mapping[str, Columns]
-) -> tuple[Columns, ...]:
-    """Return what is answered of each item: its id, its score, the wanted fields, and why it is there if asked for."""
+def _items(item_ids: Sequence[str], page: Page, fields: Sequence[str], columns: Mapping[str, Columns]) -> list[Columns]:
+    """Return what is answered of each item of a page, as above, the fields from those known of each."""
     items: list[Columns] = []
     for item_id, score in zip(item_ids, page.scores, strict=True):
         item, known = {"item_id": item_id, "score": score}, columns.get(item_id, {})
-        for name in fields:  # a loop costs half of what a comprehension for each item does
+        for name in fields:
             item[name] = known.get(name)
         items.append(item)
-    for item, why in zip(items, page.why, strict=False):  # none where nobody asked
-        item["why"] = why
-    return tuple(items)
+    return items
 
 
 def _ordinary(error: BaseException) -> Exception:

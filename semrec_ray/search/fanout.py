@@ -88,7 +88,7 @@ class Fanout:
         if (spans := NOTED.get()) is not None:
             _note(spans, routes, asked)
         answers = await _settled(asked)
-        if query.exclude:
+        if excluded:
             answers = await _without_excluded(routes, query, answers, deadline)
         hits = [answer for answer in answers if isinstance(answer, Hits)]
         missing = _missing(routes, answers)

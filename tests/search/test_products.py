@@ -31,7 +31,9 @@ def test_what_is_fast_is_measured_once_and_told(caplog, monkeypatch):
     products._int8_is_fast.cache_clear()
     took = iter([1.0, 2.0, 2.0, 1.0])
     monkeypatch.setattr(products, "_least_ms", lambda call: (call(), next(took))[1])
-    assert takes_int8(ALONE + 1) and takes_int8(64) and not takes_int8(ALONE)
+    assert takes_int8(ALONE + 1)
+    assert takes_int8(64)
+    assert not takes_int8(ALONE)
     assert caplog.text.count("1.00 ms of int8, 2.00 of float32") == 1
     products._int8_is_fast.cache_clear()
     assert not takes_int8(64)
