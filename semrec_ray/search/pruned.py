@@ -26,7 +26,7 @@ from semrec_ray.search.prefixes import (
     rounded_up,
     turn_to,
 )
-from semrec_ray.search.products import ALONE, products_of, takes_int8
+from semrec_ray.search.products import fastest, products_of, takes_int8
 from semrec_ray.search.scan import CHUNK, best_of_batch, best_of_rows
 from semrec_ray.types import Vector
 
@@ -220,7 +220,7 @@ def _compile() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(2 * FEW, ALIGNED)).astype(np.float32)
     rows, narrow = _coded(vectors, principal_axes(vectors), ALIGNED // 2), np.arange(len(vectors)) == 1
-    for b in (1, ALONE + 1):
+    for b in (1, fastest().alone + 1):
         rows.top_k(vectors[:b], [3] * b, [None] * b, [NO_ROWS] * b)
         rows.top_k(vectors[:b], [3] * b, [~narrow] * b, [np.arange(2)] * b)
     rows.top_k(vectors[:1], [3], [narrow], [NO_ROWS])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from semrec_ray.search import products, pruned, scan
+from semrec_ray.search.avx2 import has_avx2
 from semrec_ray.search.exact import exact_scores
 from semrec_ray.search.products import products_of
 from semrec_ray.search.pruned import PrunedRows
@@ -15,10 +16,12 @@ from semrec_ray.search.scan import CHUNK, bound, exact_score, kth_highest
 from tests.search.judge import same, searches
 
 
-@pytest.fixture(params=["int8", "float32"])
+@pytest.fixture(params=products.WAYS, ids=lambda way: way.name)
 def way(request, monkeypatch):
-    """Multiply as a processor does that is fast at int8, or is not; this one is either."""
-    monkeypatch.setattr(products, "_int8_is_fast", lambda: request.param == "int8")
+    """Multiply as a processor does on which this is the fastest way."""
+    if request.param is products.AVX2 and not has_avx2():
+        pytest.skip("the processor has no AVX2")
+    monkeypatch.setattr(products, "fastest", lambda: request.param)
 
 
 @pytest.mark.usefixtures("way")
@@ -59,7 +62,7 @@ def test_a_bound_is_nowhere_below_a_score(rng):
     for kept in (0, 16, 64):
         rows = PrunedRows.of(vectors, kept)
         codes = rows.codes
-        for int8 in (True, False):
+        for int8 in (products.fastest().takes_int8, False):
             asked = rows.ask(queries, int8=int8)
             found = products_of(asked.numbers, codes.codes)
             for i in range(8):
@@ -111,7 +114,7 @@ def test_no_query_waits_for_the_compiler(rng):
     read_only = [mask.copy() for mask in masks]
     for mask in read_only:
         mask.flags.writeable = False
-    for batch in (1, pruned.ALONE, pruned.ALONE + 1, 64):
+    for batch in (1, products.fastest().alone, products.fastest().alone + 1, 64):
         for keep in (None, *masks, *read_only):
             for without in (np.zeros(0, np.int64), np.arange(3)):
                 rows.top_k(rows.vectors[:batch], [10] * batch, [keep] * batch, [without] * batch)
