@@ -274,8 +274,10 @@ async def killed(load: Load, port: int, target: str, after_s: float) -> dict[str
         differences = await load.differences(LOOKED_AT)
     for difference in differences[:5]:
         print(difference)
-    after = sum(at > began for at in load.seen.failed)
-    failed = {"in_flight": in_flight, "failed": len(load.seen.failed) - after, "failed_after": after}
+    after = [how for at, how in load.seen.failed if at > began]
+    for how in after[:5]:
+        print(how)
+    failed = {"in_flight": in_flight, "failed": len(load.seen.failed) - len(after), "failed_after": len(after)}
     row |= {"recovered_s": round(took, 1), "replaced_s": round(whole, 1), "differences": len(differences)} | failed
     return row | {"unconnected": load.seen.unconnected, "partial": sum(c < 1.0 for c in load.seen.coverages)}
 

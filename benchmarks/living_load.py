@@ -38,7 +38,7 @@ class Seen:
     coverages: list[float] = field(default_factory=list)
     refused: int = 0  # writes that were not acknowledged
     unconnected: int = 0  # requests that found no proxy at first, or one that knew of no app: they were tried again
-    failed: list[float] = field(default_factory=list)  # when each request that failed had begun
+    failed: list[tuple[float, str]] = field(default_factory=list)  # when each request that failed had begun, and how
 
     def row(self) -> dict[str, Any]:
         """Return the figures in milliseconds."""
@@ -201,6 +201,15 @@ class Load:
                 return None
             return await _json(response)
 
+    async def patiently(self, item_id: str) -> dict[str, Any] | None:
+        """Return an item as above, asked for again where there is too much to do: after a kill the load was refused."""
+        async with asyncio.timeout(CONNECTED_WITHIN_S):
+            while True:
+                try:
+                    return await self.item(item_id)
+                except Busy as busy:
+                    await asyncio.sleep(busy.retry_after_s)
+
     async def get(self, path: str) -> dict[str, Any]:
         """GET; ValueError for anything but 200."""
         return await self.request("GET", path)
@@ -218,8 +227,8 @@ class Load:
         began, self.open, self.begun = time.perf_counter(), self.open + 1, self.begun + 1
         try:
             return await self._sent(began, method, path, body)
-        except (aiohttp.ClientError, TimeoutError, ValueError):
-            self.seen.failed.append(began)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            self.seen.failed.append((began, f"{method} {path}: {error!r}"))
             raise
         finally:
             self.open -= 1
@@ -242,7 +251,7 @@ class Load:
 
         async def compare(item_id: str, expected: dict[str, Any] | None) -> None:
             async with gate:
-                there = await self.item(item_id)
+                there = await self.patiently(item_id)
             if item_id in self.model.unsure:
                 return  # never answered: either is right
             if expected is None and there is not None:
@@ -258,10 +267,20 @@ class Unrouted(ValueError):
     """The answer of an HAProxy that has just started and was told of no app yet: nobody was asked."""
 
 
+class Busy(ValueError):
+    """A 429: nothing was done, and the same may be asked for again."""
+
+    def __init__(self, said: str, retry_after_s: float) -> None:
+        super().__init__(said)
+        self.retry_after_s = retry_after_s
+
+
 async def _json(response: aiohttp.ClientResponse) -> dict[str, Any]:
     if response.status != 200:
-        said = (await response.text())[:300]
-        raise (Unrouted if response.status == 404 and "/-/routes" in said else ValueError)(f"{response.status} {said}")
+        said = f"{response.status} {(await response.text())[:300]}"
+        if response.status == 429:
+            raise Busy(said, float(response.headers["retry-after"]))
+        raise (Unrouted if response.status == 404 and "/-/routes" in said else ValueError)(said)
     body: dict[str, Any] = await response.json()
     return body
 

@@ -22,7 +22,7 @@ RECOVERED_WITHIN_S = 90.0  # on a busy machine
 def test_a_kill_fails_at_most_what_was_in_flight(cluster: Running, target: str):
     load = Load(cluster.url, [f"i{i:03d}" for i in range(ITEMS)], 384, strict=True)
     ended, in_flight = asyncio.run(killed(load, cluster, target))
-    after = [at - ended for at in load.seen.failed if at > ended]
+    after = [(at - ended, how) for at, how in load.seen.failed if at > ended]
     assert not after, (after, load.seen.failures[:5])
     assert len(load.seen.failed) <= in_flight
     assert set(load.seen.coverages) == {1.0}  # no shard had any part in it
