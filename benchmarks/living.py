@@ -214,7 +214,8 @@ def chaos(
 ) -> None:
     """Kill -9 parts of the service at random moments of the load of `writes`; look at what is there after each.
 
-    A request that finds nobody listening has sent nothing and tries again (`unconnected`).
+    A request that finds nobody listening has sent nothing and tries again (`unconnected`), and so does one that is
+    answered with 429 (`put_off`), when that says: all that had waited for a proxy come at once.
     """
     rng, rows = random.Random(seed), list[dict[str, Any]]()
     with copied(store) as copy:
@@ -279,7 +280,8 @@ async def killed(load: Load, port: int, target: str, after_s: float) -> dict[str
         print(how)
     failed = {"in_flight": in_flight, "failed": len(load.seen.failed) - len(after), "failed_after": len(after)}
     row |= {"recovered_s": round(took, 1), "replaced_s": round(whole, 1), "differences": len(differences)} | failed
-    return row | {"unconnected": load.seen.unconnected, "partial": sum(c < 1.0 for c in load.seen.coverages)}
+    row |= {"unconnected": load.seen.unconnected, "put_off": load.seen.put_off}
+    return row | {"partial": sum(c < 1.0 for c in load.seen.coverages)}
 
 
 async def kill(load: Load, pids: list[int]) -> tuple[float, int]:

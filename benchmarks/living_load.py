@@ -38,6 +38,7 @@ class Seen:
     coverages: list[float] = field(default_factory=list)
     refused: int = 0  # writes that were not acknowledged
     unconnected: int = 0  # requests that found no proxy at first, or one that knew of no app: they were tried again
+    put_off: int = 0  # requests that were answered with 429: they were tried again, when that said
     failed: list[tuple[float, str]] = field(default_factory=list)  # when each request that failed had begun, and how
 
     def row(self) -> dict[str, Any]:
@@ -47,7 +48,7 @@ class Seen:
         for name, seconds in named.items():
             for q in (50, 99, 100) if seconds else ():
                 found[f"{name}_p{q}_ms"] = round(float(np.percentile(seconds, q)) * 1000, 1)
-        return found | {"failed_reads": len(self.failures), "unacknowledged": self.refused}
+        return found | {"failed_reads": len(self.failures), "unacknowledged": self.refused, "put_off": self.put_off}
 
 
 class Load:
@@ -223,7 +224,7 @@ class Load:
         return await self.request("PUT", path, body)
 
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send a request, again where no proxy takes it, as any client can; ValueError for anything but 200."""
+        """Send a request, again where no proxy takes it, or later if it is to wait; ValueError for anything but 200."""
         began, self.open, self.begun = time.perf_counter(), self.open + 1, self.begun + 1
         try:
             return await self._sent(began, method, path, body)
@@ -234,16 +235,20 @@ class Load:
             self.open -= 1
 
     async def _sent(self, began: float, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        tried = False
+        tried = refused = False
         while True:
             try:
                 async with self.session.request(method, f"{self.url}{path}", json=body) as response:
                     return await _json(response)
-            except (aiohttp.ClientConnectorError, Unrouted):
+            except (aiohttp.ClientConnectorError, Unrouted, Busy) as error:
                 if time.perf_counter() - began > CONNECTED_WITHIN_S:
                     raise
-                self.seen.unconnected, tried = self.seen.unconnected + (not tried), True
-                await asyncio.sleep(RETRY_S)
+                if isinstance(error, Busy):
+                    self.seen.put_off, refused = self.seen.put_off + (not refused), True
+                    await asyncio.sleep(error.retry_after_s)
+                else:
+                    self.seen.unconnected, tried = self.seen.unconnected + (not tried), True
+                    await asyncio.sleep(RETRY_S)
 
     async def differences(self, most: int = 10**9) -> list[str]:
         """Return how what the service has differs from the model, of the items that were first written last."""
