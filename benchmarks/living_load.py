@@ -38,6 +38,7 @@ class Seen:
     coverages: list[float] = field(default_factory=list)
     refused: int = 0  # writes that were not acknowledged
     unconnected: int = 0  # requests that found no proxy at first, or one that knew of no app: they were tried again
+    cut_off: int = 0  # requests that found the connection closed that they were sent on: they were sent again
     put_off: int = 0  # requests that were answered with 429: they were tried again, when that said
     failed: list[tuple[float, str]] = field(default_factory=list)  # when each request that failed had begun, and how
 
@@ -224,7 +225,11 @@ class Load:
         return await self.request("PUT", path, body)
 
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send a request, again where no proxy takes it, or later if it is to wait; ValueError for anything but 200."""
+        """Send a request, again as any client may who does not know what became of it; ValueError for anything but 200.
+
+        That is where no proxy takes it, later if it is to wait, and once where its connection was closed, as HAProxy
+        does with idle ones when it is told of other routers (RFC 9110, 9.2.2: what is asked twice has happened once).
+        """
         began, self.open, self.begun = time.perf_counter(), self.open + 1, self.begun + 1
         try:
             return await self._sent(began, method, path, body)
@@ -235,19 +240,25 @@ class Load:
             self.open -= 1
 
     async def _sent(self, began: float, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        tried = refused = False
+        tried: set[type] = set()
         while True:
             try:
                 async with self.session.request(method, f"{self.url}{path}", json=body) as response:
                     return await _json(response)
-            except (aiohttp.ClientConnectorError, Unrouted, Busy) as error:
+            except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError, Unrouted, Busy) as error:
                 if time.perf_counter() - began > CONNECTED_WITHIN_S:
                     raise
-                if isinstance(error, Busy):
-                    self.seen.put_off, refused = self.seen.put_off + (not refused), True
+                first = type(error) not in tried
+                tried.add(type(error))
+                if isinstance(error, aiohttp.ServerDisconnectedError):
+                    if not first:
+                        raise
+                    self.seen.cut_off += 1
+                elif isinstance(error, Busy):
+                    self.seen.put_off += first
                     await asyncio.sleep(error.retry_after_s)
                 else:
-                    self.seen.unconnected, tried = self.seen.unconnected + (not tried), True
+                    self.seen.unconnected += first
                     await asyncio.sleep(RETRY_S)
 
     async def differences(self, most: int = 10**9) -> list[str]:

@@ -1,8 +1,8 @@
 """A catalog and a load in, machines, memory and cost out: an estimate whose every assumption is printed.
 
-CPU figures are measured, on one core of an AMD EPYC with AVX-512 (benchmarks/results): `python -m benchmarks.search`,
-`serve`, `cost`, `scale`. GPU figures are measured on an H100 (`gpu`); other cards are taken to reach the same shares of
-their data sheets.
+CPU figures are measured, on one core of an AMD EPYC with AVX-512 VNNI (benchmarks/results): `python -m
+benchmarks.search`, `serve`, `cost`, `scale`. GPU figures are measured on an H100 (`gpu`); other cards are taken to
+reach the same shares of their data sheets.
 
 A batch of B queries over N rows x D takes a CPU core B N D x VALUE_S seconds. A GPU reads all rows once a batch,
 multiplies 2 B N D, and goes over B N scores several times; the slower of memory and arithmetic counts:
@@ -132,7 +132,8 @@ def _on_cpus(wanted: Wanted) -> Size:
         dollars_per_million=round(cores * price / wanted.qps / 3600 * 1e6, 3),
         assumptions=[
             f"a request takes {request * 1000:.2f} ms of a core, {search * 1000:.2f} of them its search "
-            f"(measured: {VALUE_S * 1e12:.1f} ps for each value of a row)",
+            f"(measured: {VALUE_S * 1e12:.1f} ps for each value of a row, with AVX-512 VNNI; two to three times that "
+            "with AVX2 alone)",
             f"{cores} cores at {wanted.headroom:.0%} of what they can do, {price:g} $ an hour each",
             f"machines of {CORES} cores and {MEMORY_GIB:g} GiB; {cpu_row_bytes(wanted.dims):,.0f} bytes a row, "
             f"{releases} releases at once (swap: {wanted.swap})",

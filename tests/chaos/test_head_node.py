@@ -200,7 +200,7 @@ def test_the_worker_answers_while_the_head_is_gone_and_keeps_its_rows(nodes: Two
     seen = load.seen
     print(f"{what}: back after {took:.1f} s; {seen.row()}")
     assert not seen.failures, (len(seen.failures), seen.failures[:5])
-    assert seen.unconnected == seen.put_off == 0
+    assert seen.unconnected == seen.put_off == seen.cut_off == 0
     assert set(seen.coverages) == {1.0}
     assert max(seen.reads) < took
     assert nodes.replicas() == before, "a replica was started anew"

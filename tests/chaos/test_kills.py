@@ -27,7 +27,7 @@ def test_a_kill_fails_at_most_what_was_in_flight(cluster: Running, target: str):
     assert len(load.seen.failed) <= in_flight
     assert set(load.seen.coverages) == {1.0}  # no shard had any part in it
     if target != "proxy":
-        assert load.seen.unconnected == load.seen.put_off == 0
+        assert load.seen.unconnected == load.seen.put_off == load.seen.cut_off == 0
 
 
 async def killed(load: Load, cluster: Running, target: str) -> tuple[float, int]:

@@ -48,7 +48,7 @@ def test_a_deployment_with_other_arguments_replaces_every_replica_and_loses_noth
 
     load = under_load(load_of(cluster), replace)
     assert not load.seen.failures, load.seen.failures[:5]
-    assert load.seen.unconnected == load.seen.put_off == 0
+    assert load.seen.unconnected == load.seen.put_off == load.seen.cut_off == 0
     assert set(load.seen.coverages) == {1.0}
     after = cluster.replicas()
     assert {name: len(pids) for name, pids in after.items()} == {name: len(pids) for name, pids in before.items()}
@@ -76,7 +76,7 @@ def test_routers_that_come_and_go_take_no_request_with_them(cluster):
 
     load = under_load(load_of(cluster), more_and_fewer)
     assert not load.seen.failures, load.seen.failures[:5]
-    assert load.seen.unconnected == load.seen.put_off == 0
+    assert load.seen.unconnected == load.seen.put_off == load.seen.cut_off == 0
     assert {name: pids for name, pids in cluster.replicas().items() if name != "router"} == {
         name: pids for name, pids in before.items() if name != "router"
     }

@@ -58,7 +58,7 @@ def passed(load: Any) -> None:
     """No request of a load failed, was refused or lacked a part of the catalog."""
     print(load.seen.row())
     assert not load.seen.failures, load.seen.failures[:5]
-    assert load.seen.unconnected == load.seen.put_off == 0
+    assert load.seen.unconnected == load.seen.put_off == load.seen.cut_off == 0
     assert set(load.seen.coverages) == {1.0}
 
 
