@@ -2,9 +2,8 @@
 
 `middlewares` are for the fast profile: fast.env names them, Serve puts them around its servers. There HAProxy hands
 every request to a router at once, however many it has already, and Serve's own limit comes after most of what a request
-costs. So those that are too many are refused here, before anything is done for them: a quarter of a millisecond each
-(benchmarks/README.md). Three times the load that two cores can take leaves them 80 to 92 % of their peak where an
-answer costs 4 ms, and three fifths where it costs less than one. How many are too many: places.py.
+costs. So those that are too many are refused here, before anything is done for them: a quarter of a millisecond each.
+What that leaves of the peak under three times its load is in benchmarks/README.md. How many are too many: places.py.
 """
 
 from typing import ClassVar
