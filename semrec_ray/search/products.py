@@ -1,7 +1,7 @@
 """Queries and the codes of rows in, their inner products out, by what this processor is fast at.
 
 For a few queries rows are read one after the other, for more there are products of all. torch's of int8 are the fastest
-where the processor has instructions for them (AVX-512 VNNI, AMX), and take a hundred times as long as those of float32
+where the processor has instructions for them (AVX-512 VNNI, AMX), and take twenty times as long as those of float32
 where it has none. AVX2 has one that comes near (`avx2.py`). Without that codes become float32, some rows at a time.
 What is fastest is measured once in a process, and logged.
 """
