@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+import requests
 import yaml
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
@@ -32,6 +34,7 @@ from semrec_ray.types import Example, Query
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "serve_configs"
 NARROW = 16  # requests at once
+Held = dict[str, tuple[float, int, int]]  # of each process: MiB, open files, threads
 TRACING = {  # of requests that come with a sampled trace, and of no others
     "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH": "ray.serve._private.tracing_utils:default_tracing_exporter",
     "RAY_SERVE_TRACING_SAMPLING_RATIO": "0.0",
@@ -129,7 +132,7 @@ def fast_cluster(store: str, folder: Path, beside: str) -> Iterator[Fast]:
     with running(node):
         assert httpx.get(f"{node.dashboard}/api/serve/applications/").status_code == 401
         client = ServeSubmissionClient(node.dashboard, headers=token)
-        client.deploy_applications(config)
+        deployed(client, config)
         url = f"http://127.0.0.1:{port}"
         for app in ("", f"/{beside}"):
             ready = f"{url}{app}/readyz"
@@ -140,6 +143,13 @@ def fast_cluster(store: str, folder: Path, beside: str) -> Iterator[Fast]:
         begun = lambda: {pid for pid in descendants(os.getpid()) if belongs(pid, folder)}  # noqa: E731
         metrics = int(environment["RAY_SERVE_HAPROXY_METRICS_PORT"])
         yield Fast(url, port, metrics, begun, read, write, client.get_serve_details)
+
+
+def deployed(client: ServeSubmissionClient, config: dict[str, Any]) -> None:
+    """Hand Serve a config, twice where the dashboard of a busy machine hangs up: the same twice is one."""
+    with contextlib.suppress(requests.exceptions.ConnectionError):
+        return client.deploy_applications(config)
+    client.deploy_applications(config)
 
 
 def test_the_fast_profile_refuses_what_is_too_much_and_keeps_nothing_of_what_it_answered(live_store, folder):
@@ -248,13 +258,24 @@ def soaked(fast: Fast) -> None:
     ask(0, 600)
     before = held(fast.begun())
     ask(600, 3000)
-    after = held(fast.begun())
-    grown = {name: (after[name], before[name]) for name in before.keys() & after.keys() if "Replica" in name}
-    assert len(grown) > 4
-    for name, ((mib, files, threads), (mib_before, files_before, threads_before)) in grown.items():
-        assert mib < mib_before + 60, name  # of a leak of 20 KB a request
-        assert files < files_before + 30, name
-        assert threads < threads_before + 20, name
+    assert sum("Replica" in name for name in before.keys() & held(fast.begun()).keys()) > 4
+    end = (
+        time.monotonic() + 60
+    )  # threads of Lance's end some seconds after their work, which a slow disk has many do at once
+    while (grown := larger(before, held(fast.begun()))) and time.monotonic() < end:
+        time.sleep(1.0)
+    assert not grown
+
+
+def larger(before: Held, after: Held) -> dict[str, Any]:
+    """Return the replicas that hold much more than before: memory of a leak of 20 KB a request, files, threads."""
+    found = {}
+    for name in before.keys() & after.keys():
+        (mib_before, files_before, threads_before), (mib, files, threads) = before[name], after[name]
+        grows = mib > mib_before + 60 or files > files_before + 30 or threads > threads_before + 20
+        if "Replica" in name and grows:
+            found[name] = before[name], after[name]
+    return found
 
 
 def sustained(port: int, requests: list[bytes]) -> float:
