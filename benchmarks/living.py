@@ -250,7 +250,9 @@ def chaos(
     assert not sum(row["differences"] for row in rows), "the service and the model differ"
     spared = [row for row in rows if row["target"] not in ("writer", "cluster")]
     assert not sum(row["failed_after"] for row in spared), "requests failed that began after a kill"
-    assert all(row["failed"] <= row["in_flight"] for row in spared), "more failed than were in flight"
+    assert not sum(row["put_off"] for row in spared), "requests were refused after a kill"
+    failed = (row["failed"] + row["cut_off"] <= row["in_flight"] for row in spared)
+    assert all(failed), "more failed, or lost their connection, than were in flight"
 
 
 async def killed(load: Load, port: int, target: str, after_s: float, share: float) -> dict[str, Any]:

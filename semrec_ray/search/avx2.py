@@ -1,7 +1,7 @@
 """Inner products of int8 numbers by one instruction of AVX2, which numba does not find by itself.
 
-vpmaddwd multiplies sixteen pairs of int16 numbers and adds neighbours, exactly: twice the products of float32 in the
-same time, and nothing has to become float32 first. Two queries by four rows are what sixteen registers hold.
+vpmaddwd multiplies sixteen pairs of int16 numbers and adds neighbours, exactly; an instruction for float32 multiplies
+eight, and codes have to become float32 first. Two queries by four rows are what sixteen registers hold.
 """
 
 from functools import cache

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from semrec_ray.search.avx2 import has_avx2, multiply
+from semrec_ray.search.avx2 import LANES, QUERIES, has_avx2, multiply
 from semrec_ray.search.scan import products_of_one
 from semrec_ray.types import Vector
 
@@ -86,7 +86,12 @@ def _int8_by_torch(queries: Numbers, codes: Codes, products: torch.Tensor) -> No
 
 
 def _int8_by_avx2(queries: Numbers, codes: Codes, products: torch.Tensor) -> None:
-    multiply(queries.astype(np.int16), codes, products.numpy())
+    # What is compiled goes by addresses, and checks none.
+    assert len(queries) >= QUERIES, "one query has no tile"
+    assert queries.shape[1] == codes.shape[1], "queries and codes differ in width"
+    assert codes.shape[1] % LANES == 0, "the width is no multiple of what one instruction takes"
+    assert codes.flags.c_contiguous, "codes lie apart"
+    multiply(np.ascontiguousarray(queries, np.int16), codes, products.numpy())
 
 
 def _floats_by_torch(queries: Numbers, codes: Codes, products: torch.Tensor) -> None:

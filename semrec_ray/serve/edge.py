@@ -2,7 +2,7 @@
 
 `middlewares` are for the fast profile: fast.env names them, Serve puts them around its servers. There HAProxy hands
 every request to a router at once, however many it has already, and Serve's own limit comes after most of what a request
-costs. So those that are too many are refused here, before anything is done for them: a quarter of a millisecond each.
+costs. So those that are too many are refused here, before anything is done for them: a quarter to one millisecond each.
 What that leaves of the peak under three times its load is in benchmarks/README.md. How many are too many: places.py.
 """
 
