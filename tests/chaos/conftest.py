@@ -25,6 +25,7 @@ ITEMS = 60
 SPARE = {"routers": 2, "encoders": 2, "num_cpus": 0.05}
 QUICK = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is replaced after three
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # as in fast.env
     "RAY_worker_niceness": "0",  # what the tests ask with does not go before what answers
 }
 
