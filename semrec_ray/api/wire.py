@@ -1,8 +1,8 @@
 """What every answer has in common: the request's id, one form for every error, and the headers that keep it safe."""
 
+import random
 import re
 import reprlib
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,10 +54,11 @@ def name_of(scope: Scope) -> str:
 def request_id_of(given: str | None) -> str:
     """Return the caller's id of a request, at most 128 characters of it, or one made for it.
 
-    One with what could end a header or a line of a log is never sent back.
+    One with what could end a header or a line of a log is never sent back. Ours tell requests apart, and are no secrets:
+    Serve makes its own so, too.
     """
     cut = (given or "")[:128]
-    return cut if _SAFE_ID.fullmatch(cut) else uuid.uuid4().hex
+    return cut if _SAFE_ID.fullmatch(cut) else f"{random.getrandbits(128):032x}"
 
 
 def error_json(code: str, message: str, request_id: str) -> dict[str, Any]:

@@ -168,6 +168,7 @@ class Router(Following):
                 await self.service.sampler.look(serving.release, serving.view().release.items)
             self.service.slates.tell()
             self.service.fanout.tell()
+            Door.tell()
             await asyncio.sleep(poll_s if serving.release else min(poll_s, 0.2))
 
 

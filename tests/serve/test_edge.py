@@ -73,12 +73,14 @@ def test_who_is_refused_at_the_door_is_counted_from_nothing_on(two, monkeypatch)
         Door.open(Places(1, 2, busy_s=1.0))
         slow = Slow()
         door, inside = await full(slow)
-        await ask(door)
+        await asyncio.gather(ask(door), ask(door))
         slow.answers.set()
         await asyncio.gather(*inside)
+        Door.tell()
+        Door.tell()
 
     asyncio.run(scenario())
-    assert told == [(0, "router"), (1, "router")]
+    assert told == [(0, "router"), (2, "router"), (0, "router")]
 
 
 def test_who_is_busy_is_not_ill(two):
