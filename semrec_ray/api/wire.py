@@ -54,8 +54,8 @@ def name_of(scope: Scope) -> str:
 def request_id_of(given: str | None) -> str:
     """Return the caller's id of a request, at most 128 characters of it, or one made for it.
 
-    One with what could end a header or a line of a log is never sent back. Ours tell requests apart, and are no secrets:
-    Serve makes its own so, too.
+    One with what could end a header or a line of a log is never sent back. Ours tell requests apart, and are no
+    secrets: Serve makes its own so, too.
     """
     cut = (given or "")[:128]
     return cut if _SAFE_ID.fullmatch(cut) else f"{random.getrandbits(128):032x}"
