@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 
-AIM = 0.8  # refusing takes time, too, and latencies spread: who is let in keeps the 99th percentile of a full router
+AIM = 0.9  # refusing takes time, too, and latencies spread: who is let in keeps the 99th percentile of a full router
 GROWTH = 1.25  # of the places every `busy_s` where nothing is slow or refused
 PATIENCE = 6  # looks in a row: those who waited for a proxy that had died come all at once, and are soon done
 TICK_S = 1e-6  # at least that long there was something to answer
