@@ -3,15 +3,17 @@
 By Little's law (Little 1961) `L = X W`: a router that answers X requests a second, and has L of them inside, takes
 W = L / X seconds for each. Full of as many as it may ever have it keeps its throughput and loses its latency, since
 what is let in waits. So when for some looks in a row, one every `busy_s`, answers took longer than that or requests
-were refused, there are places for answers that take AIM of it; then more each time, up to `most`. X is of the time in
+were refused, there are places for answers that take just that; then more each time, up to `most`. X is of the time in
 which there was something to answer: a burst after a pause finds all places.
+
+Where searches are shared, W hardly grows with L. Aiming at less than `busy_s` would not make answers faster there, only
+fewer: at a W that is the same for 50 and for 80 inside any L is one to stay at.
 """
 
 import math
 import time
 from collections.abc import Callable
 
-AIM = 0.9  # refusing takes time, too, and latencies spread: who is let in keeps the 99th percentile of a full router
 GROWTH = 1.25  # of the places every `busy_s` where nothing is slow or refused
 PATIENCE = 6  # looks in a row: those who waited for a proxy that had died come all at once, and are soon done
 TICK_S = 1e-6  # at least that long there was something to answer
@@ -63,7 +65,7 @@ class Places:
         if self._pressed < PATIENCE:
             return self.now
         rate = self._left / max(now - self._began - self._idle, TICK_S)
-        return (self.now + AIM * self._busy_s * rate) / 2  # half of the way: a few batches are a rough measure
+        return (self.now + self._busy_s * rate) / 2  # half of the way: a few batches are a rough measure
 
     def _begin(self, now: float) -> None:
         self._began, self._idle, self._left, self._took, self._refused = now, 0.0, 0, 0.0, False
