@@ -86,7 +86,7 @@ def measured(port: int, requests: list[bytes], factor: float, seconds: float, st
     before = memory_mib(port)
     long = run_load(flood(port, requests, factor * peak["requests_per_s"], seconds)).row(seconds)
     after = run_load(flood(port, requests, 0.5 * peak["requests_per_s"], RECOVERY_S))
-    again = closed(port, requests, int(peak["clients"]), LONGER * step_s) or peak
+    again = peak_of(port, requests, sustained, LONGER * step_s)
     peaks_per_s = (peak["requests_per_s"] + again["requests_per_s"]) / 2
     return {
         "sustained": sustained,

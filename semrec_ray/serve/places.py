@@ -3,17 +3,19 @@
 By Little's law (Little 1961) `L = X W`: a router that answers X requests a second, and has L of them inside, takes
 W = L / X seconds for each. Full of as many as it may ever have it keeps its throughput and loses its latency, since
 what is let in waits. So when for some looks in a row, one every `busy_s`, answers took longer than that or requests
-were refused, there are places for answers that take just that; then more each time, up to `most`. X is of the time in
+were refused, there are places for answers that take AIM of it; then more each time, up to `most`. X is of the time in
 which there was something to answer: a burst after a pause finds all places.
 
-Where searches are shared, W hardly grows with L. Aiming at less than `busy_s` would not make answers faster there, only
-fewer: at a W that is the same for 50 and for 80 inside any L is one to stay at.
+Searches are shared, so W may hardly grow with L: then fewer inside are as slow, and only fewer are answered. While
+answers take no longer than they should there are a few places more each time, whoever is refused.
 """
 
 import math
 import time
 from collections.abc import Callable
 
+AIM = 0.9  # latencies spread: who is let in keeps the 99th percentile of a router that is just busy
+WIDER = 1.1  # the places, where somebody is refused and nothing is slow
 GROWTH = 1.25  # of the places every `busy_s` where nothing is slow or refused
 PATIENCE = 6  # looks in a row: those who waited for a proxy that had died come all at once, and are soon done
 TICK_S = 1e-6  # at least that long there was something to answer
@@ -65,7 +67,10 @@ class Places:
         if self._pressed < PATIENCE:
             return self.now
         rate = self._left / max(now - self._began - self._idle, TICK_S)
-        return (self.now + self._busy_s * rate) / 2  # half of the way: a few batches are a rough measure
+        enough = AIM * self._busy_s * rate
+        if enough >= self.now:
+            return WIDER * self.now
+        return (self.now + enough) / 2  # half of the way: a few batches are a rough measure
 
     def _begin(self, now: float) -> None:
         self._began, self._idle, self._left, self._took, self._refused = now, 0.0, 0, 0.0, False
