@@ -81,9 +81,9 @@ def test_a_server_that_could_hold_more_than_the_most_has_the_most():
 
 def test_where_more_at_once_take_no_longer_there_are_more_whoever_is_refused():
     line = Line(math.inf)
-    line.every_s = 0.95 * AIM * BUSY_S / 2  # one to be begun, one to be done
+    line.every_s = 0.9 * AIM * BUSY_S / 2  # one to be begun, one to be done
     line.places.now = LEAST
-    took, refused = line.asked(2000, 15.0)
+    took, refused = line.asked(2000, 22.0)
     assert max(took) < AIM * BUSY_S
     assert refused > 0
     assert line.places.now == MOST
