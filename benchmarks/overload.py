@@ -1,16 +1,20 @@
 """Three times the load that our app can take: python -m benchmarks.overload --vectors demo-large.
 
-First what it sustains: closed loops as large as it takes; the best of them is the peak, measured again for longer, and
-once more after everything: a machine's speed changes by the minute. Then an open loop at rising multiples of the peak,
-whatever was answered, longer at the peak itself, and for a minute at the highest; goodput is what was answered with
-200. The p99 of the minute, the median of its five seconds', is compared with both at the peak, the closed loop's and
-the open one's. Last a load that it can take, in windows: how long after the overload it answers as before.
+First what it sustains: closed loops, each larger than the one before, until any of them is refused; the best is the
+peak. Then an open loop at rising multiples of its rate, whatever was answered: goodput is what was answered with 200.
+Then in turns, since a machine's speed changes by the minute: the peak's own rate, a minute of the highest, the peak's
+rate again, and so on. Each minute is compared with what was answered just before and just after it, its p99, the median
+of its five seconds', with theirs. Last a load that it can take, in windows: how long after the overload it answers as
+before.
 Everything, the load generator too, shares the machine's cores: a request that is refused costs both sides something,
 so the goodput of a machine by itself is higher.
 """
 
 import contextlib
+import itertools
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,9 +32,12 @@ from benchmarks.measure import RESULTS, keep
 
 CLIENTS = (32, 64, 96, 128, 160, 192)
 STEPS = (0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
-LONGER = 4  # steps, at the peak
+LONGER = 4  # steps, around an overload
 RECOVERY_S, WINDOW_S = 6.0, 0.25
+CALM_S = 6.0  # a router that has refused somebody has all its places again
 WARM_S, SETTLE_S = 3.0, 3.0  # after a closed loop what it left in flight would fill the routers beside the next
+
+Row = dict[str, Any]
 
 console, progress = Console(), Console(stderr=True)
 
@@ -52,7 +59,7 @@ def memory_mib(port: int) -> float:
     return private / 1024
 
 
-def closed(port: int, requests: list[bytes], clients: int, seconds: float) -> dict[str, float] | None:
+def closed(port: int, requests: list[bytes], clients: int, seconds: float) -> Row | None:
     """Return what a closed loop of so many clients gets, None where any of it is refused."""
     try:
         return {"clients": clients} | run_load(closed_loop(port, requests, clients, seconds)).row()
@@ -63,46 +70,48 @@ def closed(port: int, requests: list[bytes], clients: int, seconds: float) -> di
         time.sleep(SETTLE_S)
 
 
-def peak_of(port: int, requests: list[bytes], sustained: list[dict[str, float]], seconds: float) -> dict[str, float]:
-    """Return the best of what closed loops got, measured again for longer; the next best where that is refused."""
-    for row in sorted(sustained, key=lambda row: -row["requests_per_s"]):
-        if longer := closed(port, requests, int(row["clients"]), seconds):
-            return longer
-    raise LoadError("whatever it is asked, some of it is refused")
+def measured(port: int, requests: list[bytes], factor: float, seconds: float, step_s: float, rounds: int) -> Row:
+    """Return the peak, steps, every overload with what came around it, and what came after the last."""
 
+    def flooded(times: float, for_s: float) -> Row:
+        row = {"times": times} | run_load(flood(port, requests, times * rate, for_s)).row(for_s)
+        progress.print(f"[dim]{row}[/dim]", highlight=False)
+        time.sleep(SETTLE_S)
+        return row
 
-def measured(port: int, requests: list[bytes], factor: float, seconds: float, step_s: float) -> dict[str, Any]:
-    """Return peak, steps, the long overload, and what came after it."""
     closed(port, requests, CLIENTS[0], WARM_S)
-    sustained = [row for clients in CLIENTS if (row := closed(port, requests, clients, step_s))]
-    peak = peak_of(port, requests, sustained, LONGER * step_s)
+    loops = (closed(port, requests, clients, step_s) for clients in CLIENTS)
+    sustained = [row for row in itertools.takewhile(bool, loops) if row]
+    peak = max(sustained, key=lambda row: row["requests_per_s"])
+    rate = peak["requests_per_s"]
     progress.print(f"[dim]peak: {peak}[/dim]", highlight=False)
-    steps = []
-    for times in STEPS:
-        rate = times * peak["requests_per_s"]
-        for_s = LONGER * step_s if times == 1.0 else step_s
-        steps.append({"times": times} | run_load(flood(port, requests, rate, for_s)).row(for_s))
-        progress.print(f"[dim]{steps[-1]}[/dim]", highlight=False)
+    time.sleep(CALM_S)
+    steps = [flooded(times, step_s) for times in STEPS]
     before = memory_mib(port)
-    long = run_load(flood(port, requests, factor * peak["requests_per_s"], seconds)).row(seconds)
-    after = run_load(flood(port, requests, 0.5 * peak["requests_per_s"], RECOVERY_S))
-    again = peak_of(port, requests, sustained, LONGER * step_s)
-    peaks_per_s = (peak["requests_per_s"] + again["requests_per_s"]) / 2
+    around, overloads = [flooded(1.0, LONGER * step_s)], []
+    for _ in range(rounds):
+        overloads.append({"seconds": seconds} | flooded(factor, seconds))
+        around.append(flooded(1.0, LONGER * step_s))
+    run_load(flood(port, requests, factor * rate, step_s))
+    after = run_load(flood(port, requests, 0.5 * rate, RECOVERY_S))
     return {
         "sustained": sustained,
         "peak": peak,
-        "peak_again": again,
         "steps": steps,
-        "overload": {"times": factor, "seconds": seconds} | long,
-        "goodput_of_peak": round(long["goodput_per_s"] / peaks_per_s, 3),
-        "p99_of_peak": {
-            "closed": round(long["median_p99_ms"] / peak["p99_ms"], 2),
-            "open": round(long["median_p99_ms"] / steps[STEPS.index(1.0)]["median_p99_ms"], 2),
-        },
+        "around": around,
+        "overloads": overloads,
+        "goodput_of_peak": shares(overloads, around, "goodput_per_s"),
+        "p99_of_peak": shares(overloads, around, "median_p99_ms"),
         "recovered_after_s": recovered_after(after, peak["p99_ms"]),
         "after": after.row(RECOVERY_S),
         "memory_mib": {"before": round(before), "after": round(memory_mib(port))},
     }
+
+
+def shares(overloads: Sequence[Row], around: Sequence[Row], what: str) -> list[float]:
+    """Return a number of each overload as a share of the mean of that before and after it."""
+    means = [(first[what] + then[what]) / 2 for first, then in pairwise(around)]
+    return [round(row[what] / mean, 3) for row, mean in zip(overloads, means, strict=True)]
 
 
 def plot(path: Path, result: dict[str, Any]) -> None:
@@ -130,12 +139,14 @@ def plot(path: Path, result: dict[str, Any]) -> None:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the steps as a table."""
+    """Print the steps as a table, and what is left of the peak."""
     table = Table("x peak", "asked/s", "200/s", "p50, p99 ms", "answers", title=f"peak: {result['peak']}")
-    for row in [*result["steps"], result["overload"]]:
+    pairs = zip(result["overloads"], result["around"][1:], strict=True)
+    for row in [*result["steps"], result["around"][0], *itertools.chain.from_iterable(pairs)]:
         rates = (f"{row[name]:,.0f}" for name in ("offered_per_s", "goodput_per_s"))
         table.add_row(f"{row['times']:g}", *rates, f"{row['p50_ms']:g}, {row['p99_ms']:g}", str(row["statuses"]))
     console.print(table)
+    console.print(f"of the peak around them: goodput {result['goodput_of_peak']}, p99 {result['p99_of_peak']}")
 
 
 def similar(catalog: Catalog, k: int) -> list[bytes]:
@@ -154,6 +165,7 @@ def main(
     k: Annotated[int, typer.Option(help="items wanted")] = asking.K,
     factor: Annotated[float, typer.Option(help="of the long overload, times the peak")] = 3.0,
     seconds: Annotated[float, typer.Option(help="of it")] = 60.0,
+    rounds: Annotated[int, typer.Option(help="of it")] = 2,
     step_s: Annotated[float, typer.Option(help="of every step before")] = 5.0,
     env: Annotated[Path, typer.Option(help="our app's environment")] = contestants.FAST,
 ) -> None:
@@ -161,7 +173,7 @@ def main(
     catalog = open_catalog(vectors, store, work.resolve())
     args = contestants.OURS[topology] | {"max_ongoing": max_ongoing, "busy_s": busy_s}
     with contestants.our_app(catalog, args, contestants.read_environment(env)) as port:
-        result = measured(port, similar(catalog, k), factor, seconds, step_s)
+        result = measured(port, similar(catalog, k), factor, seconds, step_s, rounds)
     facts = {"vectors": vectors, "items": len(catalog.item_ids), "topology": topology, "k": k, "step_s": step_s}
     facts |= {"max_ongoing": max_ongoing, "busy_s": busy_s}
     show(result)

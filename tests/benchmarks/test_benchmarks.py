@@ -14,6 +14,7 @@ from benchmarks import asking, contestants, measure, search, serve
 from benchmarks.cache import zipf
 from benchmarks.data import Catalog, clustered, item_id, tastes
 from benchmarks.load import LoadError, answer_of, arrivals, ask_all, closed_loop, get, open_loop, run
+from benchmarks.overload import shares
 from benchmarks.quiet import QUIET, quietest
 from benchmarks.truth import exact, recall
 
@@ -201,3 +202,8 @@ def test_zipf_draws_the_first_name_as_often_as_its_law_says():
     whole = sum(rank**-1.1 for rank in range(1, 101))
     assert first == pytest.approx(1 / whole, rel=0.05)
     assert tenth == pytest.approx(10**-1.1 / whole, rel=0.15)
+
+
+def test_an_overload_is_compared_with_the_mean_of_what_came_around_it():
+    around = [{"goodput_per_s": each} for each in (100.0, 120.0, 80.0)]
+    assert shares([{"goodput_per_s": 88.0}, {"goodput_per_s": 100.0}], around, "goodput_per_s") == [0.8, 1.0]
