@@ -4,7 +4,7 @@ By Little's law (Little 1961) `L = X W`: a router that answers X requests a seco
 W = L / X seconds for each. Full of as many as it may ever have it keeps its throughput and loses its latency, since
 what is let in waits. So when for some looks in a row, one every `busy_s`, answers took longer than that or requests
 were refused, there are places for answers that take AIM of it; then more each time, up to `most`. X is of the time in
-which there was something to answer: a burst after a pause finds all places.
+which there was something to answer: a burst finds as many places as the one before it, and all after as long a pause.
 
 Searches are shared, so W may hardly grow with L: then fewer inside are as slow, and only fewer are answered. While
 answers take no longer than they should there are a few places more each time, whoever is refused.
@@ -42,7 +42,11 @@ class Places:
             return None
         now = self._clock()
         if not self.taken:
-            self._idle += now - max(self._empty_since, self._began)
+            if now - self._empty_since >= PATIENCE * self._busy_s:
+                self.now, self._pressed = self._most, 0
+                self._begin(now)
+            else:
+                self._idle += now - max(self._empty_since, self._began)
         self.taken += 1
         return now
 

@@ -97,6 +97,16 @@ def test_after_the_load_all_places_come_back():
     assert line.places.now == MOST
 
 
+@pytest.mark.parametrize(("pause_s", "least", "most"), [(2.0, 40, 50), (4.0, MOST, MOST)])
+def test_what_has_long_been_empty_has_all_places_again(pause_s, least, most):
+    line = Line(100)
+    line.asked(300, 12.0)
+    line.pass_until(line.now + 1.0)  # all of them are answered in it
+    line.pass_until(line.now + pause_s)
+    took, _ = line.asked(1_000_000, 0.0005)
+    assert least <= len(took) <= most
+
+
 def test_bursts_with_nothing_between_them_find_all_places():
     line = Line(1000)
     for _ in range(20):
