@@ -205,5 +205,4 @@ def test_zipf_draws_the_first_name_as_often_as_its_law_says():
 
 
 def test_an_overload_is_compared_with_the_mean_of_what_came_around_it():
-    around = [{"goodput_per_s": each} for each in (100.0, 120.0, 80.0)]
-    assert shares([{"goodput_per_s": 88.0}, {"goodput_per_s": 100.0}], around, "goodput_per_s") == [0.8, 1.0]
+    assert shares([88.0, 100.0], [100.0, 120.0, 80.0]) == [0.8, 1.0]
