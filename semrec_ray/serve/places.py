@@ -3,7 +3,7 @@
 By Little's law (Little 1961) `L = X W`: a router that answers X requests a second, and has L of them inside, takes
 W = L / X seconds for each. Full of as many as it may ever have it keeps its throughput and loses its latency, since
 what is let in waits. So when for some looks in a row, one every `busy_s`, answers took longer than that or requests
-were refused, there are places for answers that take just that; then more each time, up to `most`. X is of the time in
+were refused, there are places for answers that take AIM of it; then more each time, up to `most`. X is of the time in
 which there was something to answer: a burst finds as many places as the one before it, and all after as long a pause.
 
 Searches are shared, so W may hardly grow with L: then fewer inside are as slow, and only fewer are answered. While
@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable
 
+AIM = 0.9  # latencies spread: who is let in keeps the 99th percentile of a router that is just busy
 WIDER = 1.1  # the places, where somebody is refused and nothing is slow
 GROWTH = 1.25  # of the places every `busy_s` where nothing is slow or refused
 PATIENCE = 6  # looks in a row: those who waited for a proxy that had died come all at once, and are soon done
@@ -70,7 +71,7 @@ class Places:
         if self._pressed < PATIENCE:
             return self.now
         rate = self._left / max(now - self._began - self._idle, TICK_S)
-        enough = self._busy_s * rate
+        enough = AIM * self._busy_s * rate
         if enough >= self.now:
             return WIDER * self.now
         return (self.now + enough) / 2  # half of the way: a few batches are a rough measure

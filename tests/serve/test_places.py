@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from semrec_ray.serve.places import Places
+from semrec_ray.serve.places import AIM, Places
 
 LEAST, MOST, BUSY_S = 32, 256, 0.5
 
@@ -81,7 +81,7 @@ def test_a_server_that_could_hold_more_than_the_most_has_the_most():
 
 def test_where_more_at_once_take_no_longer_there_are_more_whoever_is_refused():
     line = Line(math.inf)
-    line.every_s = 0.9 * BUSY_S / 2  # one to be begun, one to be done
+    line.every_s = 0.9 * AIM * BUSY_S / 2  # one to be begun, one to be done
     line.places.now = LEAST
     took, refused = line.asked(2000, 25.0)
     assert max(took) < BUSY_S
