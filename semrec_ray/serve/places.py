@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable
 
-AIM = 0.9  # latencies spread: who is let in keeps the 99th percentile of a router that is just busy
+AIM = 0.8  # latencies spread: who is let in keeps the 99th percentile of a router that is just busy
 WIDER = 1.1  # the places, where somebody is refused and nothing is slow
 GROWTH = 1.25  # of the places every `busy_s` where nothing is slow or refused
 PATIENCE = 6  # looks in a row: those who waited for a proxy that had died come all at once, and are soon done
