@@ -4,7 +4,7 @@ First what it sustains: closed loops, each larger than the one before, until any
 peak. Then an open loop at rising multiples of its rate, whatever was answered: goodput is what was answered with 200.
 Then in turns, since a machine's speed changes by the minute: the peak, a minute of the highest multiple, the peak, and
 so on. Each minute is compared with the peak just before and just after it, its p99, the median of its five seconds',
-with theirs. Last a load that it can take, in windows: how long after the overload it answers as before.
+with theirs. Straight after each comes a load that it can take, in windows: how soon it answers as before.
 Everything, the load generator too, shares the machine's cores: a request that is refused costs both sides something,
 so the goodput of a machine by itself is higher.
 """
@@ -78,7 +78,7 @@ def peak_of(port: int, requests: list[bytes], sustained: list[Row], seconds: flo
 
 
 def measured(port: int, requests: list[bytes], factor: float, seconds: float, step_s: float, rounds: int) -> Row:
-    """Return the peak, steps, every overload with what came around it, and what came after the last."""
+    """Return the peaks, steps, every overload between two of the peaks, and what came straight after it."""
 
     def flooded(times: float, for_s: float) -> Row:
         row = {"times": times} | run_load(flood(port, requests, times * rate, for_s)).row(for_s)
@@ -89,15 +89,16 @@ def measured(port: int, requests: list[bytes], factor: float, seconds: float, st
     closed(port, requests, CLIENTS[0], WARM_S)
     loops = (closed(port, requests, clients, step_s) for clients in CLIENTS)
     sustained = [row for row in itertools.takewhile(bool, loops) if row]
-    peaks, overloads = [peak_of(port, requests, sustained, LONGER * step_s)], []
+    peaks, overloads, afters = [peak_of(port, requests, sustained, LONGER * step_s)], [], []
     rate = peaks[0]["requests_per_s"]
     steps = [flooded(times, step_s) for times in STEPS]
     before = memory_mib(port)
     for _ in range(rounds):
-        overloads.append({"seconds": seconds} | flooded(factor, seconds))
+        overload = run_load(flood(port, requests, factor * rate, seconds)).row(seconds)
+        overloads.append({"times": factor, "seconds": seconds} | overload)
+        afters.append(run_load(flood(port, requests, 0.5 * rate, RECOVERY_S)))
+        time.sleep(SETTLE_S)
         peaks.append(peak_of(port, requests, sustained, LONGER * step_s))
-    run_load(flood(port, requests, factor * rate, step_s))
-    after = run_load(flood(port, requests, 0.5 * rate, RECOVERY_S))
     return {
         "sustained": sustained,
         "peaks": peaks,
@@ -107,8 +108,8 @@ def measured(port: int, requests: list[bytes], factor: float, seconds: float, st
             [row["goodput_per_s"] for row in overloads], [row["requests_per_s"] for row in peaks]
         ),
         "p99_of_peak": shares([row["median_p99_ms"] for row in overloads], [row["p99_ms"] for row in peaks]),
-        "recovered_after_s": recovered_after(after, peaks[-1]["p99_ms"]),
-        "after": after.row(RECOVERY_S),
+        "recovered_after_s": [recovered_after(after, peaks[0]["p99_ms"]) for after in afters],
+        "after": [after.row(RECOVERY_S) for after in afters],
         "memory_mib": {"before": round(before), "after": round(memory_mib(port))},
     }
 
