@@ -172,7 +172,7 @@ def main(
     k: Annotated[int, typer.Option(help="items wanted")] = asking.K,
     factor: Annotated[float, typer.Option(help="of the long overload, times the peak")] = 3.0,
     seconds: Annotated[float, typer.Option(help="of it")] = 60.0,
-    rounds: Annotated[int, typer.Option(help="of it")] = 2,
+    rounds: Annotated[int, typer.Option(help="overloads, each between two measurements of the peak")] = 2,
     step_s: Annotated[float, typer.Option(help="of every step before")] = 5.0,
     env: Annotated[Path, typer.Option(help="our app's environment")] = contestants.FAST,
 ) -> None:

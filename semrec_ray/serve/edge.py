@@ -26,7 +26,7 @@ class Door:
     """Requests in, the same requests out, as many at once as there are places; the others are answered with 429."""
 
     places: ClassVar[Places | None] = None  # of the router of this process; Serve makes the door, and passes nothing
-    refused: ClassVar[int] = 0  # since it was last told: to tell of each would be half of what a refusal costs
+    refused: ClassVar[int] = 0  # since it was last told: to tell of each was two fifths of a refusal's Python
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

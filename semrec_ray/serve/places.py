@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 AIM = 0.8  # latencies spread: who is let in keeps the 99th percentile of a router that is just busy
-WIDER = 1.1  # the places, where somebody is refused and nothing is slow
+WIDER = 1.1  # the places at the most, where somebody is refused and nothing is slow
 GROWTH = 1.25  # of the places every `busy_s` where nothing is slow or refused
 PATIENCE = 6  # looks in a row: those who waited for a proxy that had died come all at once, and are soon done
 TICK_S = 1e-6  # at least that long there was something to answer
@@ -73,7 +73,7 @@ class Places:
         rate = self._left / max(now - self._began - self._idle, TICK_S)
         enough = AIM * self._busy_s * rate
         if enough >= self.now:
-            return WIDER * self.now
+            return min(enough, WIDER * self.now)
         return (self.now + enough) / 2  # half of the way: a few batches are a rough measure
 
     def _begin(self, now: float) -> None:

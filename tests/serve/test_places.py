@@ -52,11 +52,11 @@ def test_under_too_much_load_answers_take_what_they_may_and_none_is_lost(times, 
     line = Line(rate)
     line.asked(times * rate, 12.0)  # at once as many come in as ever may
     took, refused = line.asked(times * rate, 20.0)
-    assert max(took) <= 1.15 * AIM * BUSY_S
+    assert max(took) <= 1.1 * AIM * BUSY_S
     assert sum(took) / len(took) >= 0.9 * AIM * BUSY_S
     assert len(took) == pytest.approx(20.0 * rate, rel=0.02)  # the server never stands idle
     assert refused == pytest.approx(20.0 * (times - 1) * rate, rel=0.05)
-    assert line.places.now == pytest.approx(AIM * rate * BUSY_S, rel=0.12)
+    assert line.places.now == pytest.approx(AIM * rate * BUSY_S, rel=0.05)
 
 
 def test_at_first_as_many_come_in_as_ever_may():
@@ -83,7 +83,7 @@ def test_where_more_at_once_take_no_longer_there_are_more_whoever_is_refused():
     line = Line(math.inf)
     line.every_s = 0.9 * AIM * BUSY_S / 2  # one to be begun, one to be done
     line.places.now = LEAST
-    took, refused = line.asked(2000, 25.0)
+    took, refused = line.asked(2000, 28.0)
     assert max(took) < BUSY_S
     assert refused > 0
     assert line.places.now == MOST
@@ -92,7 +92,7 @@ def test_where_more_at_once_take_no_longer_there_are_more_whoever_is_refused():
 def test_after_the_load_all_places_come_back():
     line = Line(100)
     line.asked(300, 12.0)
-    assert line.places.now == pytest.approx(AIM * 100 * BUSY_S, abs=6)
+    assert line.places.now == pytest.approx(AIM * 100 * BUSY_S, abs=3)
     line.asked(50, 12 * BUSY_S)
     assert line.places.now == MOST
 
