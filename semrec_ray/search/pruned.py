@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,6 @@ import torch
 from semrec_ray.search.exact import Rows
 from semrec_ray.search.prefixes import (
     ALIGNED,
-    Codes,
     Turn,
     coded,
     codes_of,
@@ -26,23 +26,21 @@ from semrec_ray.search.prefixes import (
     rounded_up,
     turn_to,
 )
-from semrec_ray.search.products import fastest, products_of, takes_int8
-from semrec_ray.search.scan import CHUNK, best_of_batch, best_of_rows
+from semrec_ray.search.products import Asking, Counted, Laid, Way, fastest
+from semrec_ray.search.scan import WORD, best_of_batch, best_of_rows, leave_out
 from semrec_ray.types import Vector
 
 logger = logging.getLogger(__name__)
 
 Keep = npt.NDArray[np.bool_]
 
-BLOCK = 2**16  # rows bounded at once, a multiple of CHUNK
-AT_ONCE = 128  # queries in one matrix product: 32 MiB of scratch for every thread
+AT_ONCE = 128  # queries at once: the scratch memory of every thread is what a way of products.py takes for them
 FEW = 32  # where fewer than one row in so many may be returned, they are scored without bounds
 KEPT = (767, 511, 383, 319, 255, 191, 127, 63)  # principal axes, to be tried
 WORSE = 1.2  # than the best so far: narrower ones would be slower still
 TRIED_ROWS, TRIED_QUERIES, TRIED_K, TRIES = 2**16, 64, 100, 5  # to try them with
-BELOW_ANY = {np.dtype(np.int32): np.int32(-(2**31)), np.dtype(np.float32): np.float32(-3e38)}  # product
 UNIT = 2.0**-24  # the largest relative rounding error of float32
-NO_MASKS, NO_ROWS = np.zeros((0, 0), np.bool_), np.zeros(0, np.int64)
+NO_ROWS = np.zeros(0, np.int64)
 
 _fastest_of: dict[tuple[int, int], int] = {}  # size and dimensions: axes
 
@@ -51,7 +49,7 @@ _fastest_of: dict[tuple[int, int], int] = {}  # size and dimensions: axes
 class Asked:
     """B queries as the bounds take them: a prefix is not farther than `errors` from scale x number."""
 
-    numbers: npt.NDArray[np.int8 | np.float32]  # (B, W)
+    multiplied: Asking
     scales: Vector  # (B,)
     lengths: Vector  # (B,) of scale x number
     errors: Vector  # (B,)
@@ -65,9 +63,13 @@ class PrunedRows:
 
     vectors: Vector  # (N, D)
     turn: Turn
-    codes: Codes
-    chunk_errors: Vector  # (N / CHUNK,) the largest of every CHUNK rows
-    chunk_lengths: Vector  # (N / CHUNK,)
+    way: Way  # to multiply
+    laid: Laid  # the codes, as it needs them
+    scales: Vector  # (N rounded up to whole words,)
+    errors: Vector  # (N,)
+    lengths: Vector  # (N,)
+    chunk_errors: Vector  # (C,) the largest of each chunk
+    chunk_lengths: Vector  # (C,)
     longest: float
 
     @classmethod
@@ -131,21 +133,23 @@ class PrunedRows:
         return best[:found], scores[:found]
 
     def _broad(self, queries: Vector, best: "_Best", allowed: "_Allowed") -> None:
-        asked, n, codes = self.ask(queries, int8=takes_int8(len(queries))), len(self.vectors), self.codes
+        way, n = self.way, len(self.vectors)
+        asked = self.ask(queries, int8=way.as_int8(len(queries)))
         of_queries = asked.scales, asked.lengths, asked.errors, asked.slacks, asked.rough
-        for first in range(0, n, BLOCK):
-            block = slice(first, min(first + BLOCK, n))
-            products = products_of(asked.numbers, codes.codes[block])
-            chunks = slice(first // CHUNK, -(-block.stop // CHUNK))
+        for first in range(0, n, way.block):
+            block = slice(first, min(first + way.block, n))
+            whole = slice(first, -(-block.stop // WORD) * WORD)
+            chunks = slice(first // way.chunk, whole.stop // way.chunk)
+            laid, scales = self.laid[block if len(self.laid) == n else chunks], self.scales[whole]
+            counted = allowed.block(block)
+            highest, source = way.highest(asked.multiplied, laid, scales, counted)
             of_chunks = self.chunk_errors[chunks], self.chunk_lengths[chunks]
-            of_rows = codes.scales[block], codes.errors[block], codes.lengths[block], *of_chunks
             best_of_batch(
-                products,
-                BELOW_ANY[products.dtype],
+                (highest, way.chunk),
                 first,
-                of_rows,
-                of_queries,
-                allowed.block(block),
+                (*asked.multiplied, *of_queries),
+                (source, scales, self.errors[block], self.lengths[block], *of_chunks),
+                tuple(counted),
                 queries,
                 self.vectors,
                 *best.arrays,
@@ -166,7 +170,7 @@ class PrunedRows:
         # code is longer than its prefix by a factor of 1 + sqrt(W) / (2 STEPS) at the most.
         slacks = ((self.turn.width + 32) * UNIT * 1.25 + 1e-9) * full * self.longest
         lengths, away = rounded_up(lengths_of(meant)), rounded_up(lengths_of(whole - meant))
-        return Asked(numbers, scales, lengths, away, rounded_up(slacks + rough), rounded_up(rough))
+        return Asked(Asking.of(numbers), scales, lengths, away, rounded_up(slacks + rough), rounded_up(rough))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,24 +198,41 @@ class _Best:
 
 @dataclass(frozen=True, slots=True)
 class _Allowed:
-    """Which rows may be returned to each of B queries, as `best_of_batch` takes it."""
+    """Which rows may be returned to each of B queries."""
 
-    masks: Sequence[Keep]  # those that differ
-    mask_of: Rows  # (B,), -1 for none
-    without: Rows  # one query's rows after the other's
-    ends: Rows  # (B + 1,)
+    keeps: Sequence[Keep | None]  # those that differ
+    keep_of: Sequence[int]  # B
+    excluded: Sequence[Rows]  # B
 
     @classmethod
     def of(cls, keeps: Sequence[Keep | None], excluded: Sequence[Rows]) -> "_Allowed":
-        distinct = {id(keep): keep for keep in keeps if keep is not None}
+        distinct = {id(keep): keep for keep in keeps}
         places = {name: place for place, name in enumerate(distinct)}
-        mask_of = np.array([-1 if keep is None else places[id(keep)] for keep in keeps], np.int64)
-        ends = np.cumsum([0, *map(len, excluded)], dtype=np.int64)
-        return cls(list(distinct.values()), mask_of, np.concatenate(excluded).astype(np.int64), ends)
+        return cls(list(distinct.values()), [places[id(keep)] for keep in keeps], excluded)
 
-    def block(self, block: slice) -> tuple[npt.NDArray[np.bool_], Rows, Rows, Rows]:
-        masks = np.stack([mask[block] for mask in self.masks]) if self.masks else NO_MASKS
-        return masks, self.mask_of, self.without, self.ends
+    def block(self, block: slice) -> Counted:
+        """Return those of a block; queries that exclude nothing share a filter's."""
+        words = [_words(block.stop - block.start, None if keep is None else keep[block]) for keep in self.keeps]
+        word_of = np.array(self.keep_of, np.int64)
+        own = [place for place, rows in enumerate(self.excluded) if len(rows)]
+        for place in own:
+            words.append(words[self.keep_of[place]])
+            word_of[place] = len(words) - 1
+        stacked = np.stack(words)
+        for place in own:
+            leave_out(stacked, word_of[place], self.excluded[place] - block.start)
+        return Counted(stacked, word_of)
+
+
+def _words(n: int, keep: Keep | None) -> npt.NDArray[np.uint64]:
+    """Return a bit for each of n rows, whether it is kept; those beyond are not."""
+    kept = np.ones(n, np.bool_) if keep is None else keep
+    return np.packbits(_whole_words(kept), bitorder="little").view("<u8").astype(np.uint64, copy=False)
+
+
+def _whole_words(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return numbers (n,), and zeros up to a whole word."""
+    return np.pad(numbers, (0, -len(numbers) % WORD))
 
 
 @cache
@@ -227,15 +248,12 @@ def _compile() -> None:
 
 
 def _coded(vectors: Vector, axes: torch.Tensor, kept: int) -> PrunedRows:
-    turn = turn_to(axes, kept)
+    turn, way = turn_to(axes, kept), fastest()
     codes, longest = coded(vectors, turn), float(lengths_of(vectors).max(initial=0.0))
-    return PrunedRows(vectors, turn, codes, _largest(codes.errors), _largest(codes.lengths), longest)
-
-
-def _largest(numbers: Vector) -> Vector:
-    """Return the largest of every CHUNK numbers."""
-    largest: Vector = np.maximum.reduceat(numbers, np.arange(0, len(numbers), CHUNK)) if len(numbers) else numbers
-    return largest
+    errors, lengths = codes.errors, codes.lengths
+    chunk_errors, chunk_lengths = (_whole_words(of).reshape(-1, way.chunk).max(axis=1) for of in (errors, lengths))
+    laid, scales = way.lay(codes.codes), _whole_words(codes.scales)
+    return PrunedRows(vectors, turn, way, laid, scales, errors, lengths, chunk_errors, chunk_lengths, longest)
 
 
 def _chosen(vectors: Vector, axes: torch.Tensor) -> int:
