@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 SOURCES = ("item_id", "user_id", "text", "image", "vector")  # of an example
 FALLBACKS = {"popular": "popularity", "trending": "trending"}  # its name in an answer: the signal that ranks
-CARRIED = 20  # hits of every shard, at most, come with the fields that a page of so many needs: no second hop
+CARRIED = 100  # hits of every shard, at most, come with the fields that a page of so many needs: no second hop
 FETCH_SHARE = 0.2  # of the time left at the search: a shard that hangs must not cost the others' fields
 
 
