@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -48,8 +49,8 @@ def read_environment(path: Path) -> dict[str, str]:
     """Return the variables of an env file, NAME=VALUE a line, `export` and comments allowed; {} where there is none."""
     if not path.exists():
         return {}
-    lines = (line.split("#")[0].strip().removeprefix("export ") for line in path.read_text().splitlines())
-    return dict(line.split("=", 1) for line in lines if "=" in line)
+    words = shlex.split(path.read_text(), comments=True)
+    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 @contextlib.contextmanager
