@@ -142,7 +142,7 @@ def test_medians_are_of_each_number_over_the_turns():
 
 def test_an_environment_file_may_have_comments_and_exports(tmp_path):
     path = tmp_path / "fast.env"
-    path.write_text("# why it's so\nexport A=1\nB=x=y # note\nC=\"two words\"\n\n")
+    path.write_text('# why it\'s so\nexport A=1\nB=x=y # note\nC="two words"\n\n')
     assert contestants.read_environment(path) == {"A": "1", "B": "x=y", "C": "two words"}
     assert contestants.read_environment(tmp_path / "none") == {}
 
