@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,7 @@ from semrec_ray.search.prefixes import (
     turn_to,
 )
 from semrec_ray.search.products import Asking, Counted, Laid, Way, fastest
-from semrec_ray.search.scan import WORD, best_of_batch, best_of_rows, leave_out
+from semrec_ray.search.scan import EVERY, WORD, best_of_batch, best_of_rows, leave_out
 from semrec_ray.types import Vector
 
 logger = logging.getLogger(__name__)
@@ -226,11 +225,17 @@ class _Allowed:
 
 def _words(n: int, keep: Keep | None) -> npt.NDArray[np.uint64]:
     """Return a bit for each of n rows, whether it is kept; those beyond are not."""
-    kept = np.ones(n, np.bool_) if keep is None else keep
-    return np.packbits(_whole_words(kept), bitorder="little").view("<u8").astype(np.uint64, copy=False)
+    words = np.zeros(-(-n // WORD), "<u8")
+    if keep is None:
+        words[: n // WORD] = EVERY
+        if n % WORD:
+            words[-1] = (1 << n % WORD) - 1
+    else:
+        words.view(np.uint8)[: -(-n // 8)] = np.packbits(keep, bitorder="little")
+    return words.astype(np.uint64, copy=False)
 
 
-def _whole_words(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _whole_words(numbers: Vector) -> Vector:
     """Return numbers (n,), and zeros up to a whole word."""
     return np.pad(numbers, (0, -len(numbers) % WORD))
 
