@@ -21,6 +21,7 @@ import requests
 import yaml
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
+from benchmarks.contestants import read_environment
 from benchmarks.flood import flood
 from benchmarks.load import LoadError, ask_all, closed_loop, get
 from benchmarks.load import run as run_load
@@ -42,8 +43,7 @@ TRACING = {  # of requests that come with a sampled trace, and of no others
 
 
 def production_environment() -> dict[str, str]:
-    lines = [line for name in ("fast", "secure") for line in (CONFIGS / f"{name}.env").read_text().splitlines()]
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return read_environment(CONFIGS / "fast.env") | read_environment(CONFIGS / "secure.env")
 
 
 @pytest.fixture
