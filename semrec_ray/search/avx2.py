@@ -10,9 +10,9 @@ from itertools import product
 import numba
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+
+from semrec_ray.search.llvm import called, has
 
 LANES = 16  # numbers multiplied by one instruction
 QUERIES, ROWS = 2, 4  # of a tile
@@ -25,7 +25,7 @@ BYTES, SHORTS, SUMS = ir.VectorType(INT8, LANES), ir.VectorType(INT16, LANES), i
 @cache
 def has_avx2() -> bool:
     """Return whether the processor has AVX2, and numba compiles for it."""
-    return "+avx2" in str(cpu_target.target_context.codegen().magic_tuple()[2]).split(",")
+    return has("avx2")
 
 
 def _tile_of(rows):
@@ -60,7 +60,7 @@ def _tile_of(rows):
         of_queries = [numbers(queries, query, SHORTS) for query in range(QUERIES)]
         sums = []
         for total, pair in zip(totals, product(of_queries, of_rows), strict=True):
-            sums.append(builder.add(total, _called(builder, "llvm.x86.avx2.pmadd.wd", SUMS, pair)))
+            sums.append(builder.add(total, called(builder, "llvm.x86.avx2.pmadd.wd", SUMS, pair)))
             total.add_incoming(ir.Constant(SUMS, [0] * (LANES // 2)), before)
             total.add_incoming(sums[-1], loop)
         following = builder.add(first, INT64(LANES))
@@ -69,16 +69,10 @@ def _tile_of(rows):
         builder.position_at_end(end)
         for (query, row), total in zip(product(range(QUERIES), range(rows)), sums, strict=True):
             place = builder.gep(products, [builder.add(builder.mul(count, INT64(query)), INT64(row))])
-            builder.store(_called(builder, f"llvm.vector.reduce.add.v{LANES // 2}i32", INT32, [total]), place)
+            builder.store(called(builder, f"llvm.vector.reduce.add.v{LANES // 2}i32", INT32, [total]), place)
         return context.get_dummy_value()
 
     return tile
-
-
-def _called(builder, name, kind, given):
-    """Return what one of LLVM's own functions gives."""
-    signature = ir.FunctionType(kind, [one.type for one in given])
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), given)
 
 
 _tile, _row = _tile_of(ROWS), _tile_of(1)

@@ -124,7 +124,7 @@ def products_of_chunk(multiplied, query, source, scales, chunk, ahead, products)
     source      packed codes (`vnni.pack`), whose chunks are shorter; or products (B, n): fewer are written where n ends
     ahead       a chunk that is wanted soon
     """
-    raise NotImplementedError
+    raise NotImplementedError("it is for compiled code alone")
 
 
 @overload(products_of_chunk)

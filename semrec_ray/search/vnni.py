@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+
+from semrec_ray.search.llvm import called, has
 
 ROWS, DEEP = 16, 4  # of a chunk, which is what one register holds; numbers of each row
 CHUNKS, QUERIES = 4, 4  # of a tile: sixteen registers of sums, of the 32 that there are
@@ -33,7 +33,7 @@ SUMS, FLOATS, BITS = (ir.VectorType(kind, ROWS) for kind in (INT32, FLOAT, ir.In
 @cache
 def has_vnni() -> bool:
     """Return whether the processor has AVX-512 VNNI, and numba compiles for it."""
-    return "+avx512vnni" in str(cpu_target.target_context.codegen().magic_tuple()[2]).split(",")
+    return has("avx512vnni")
 
 
 def pack(codes: npt.NDArray[np.int8]) -> Packed:
@@ -135,7 +135,7 @@ def _loop(builder, width, step, sums, body):
 
 
 def _added(builder, sums, rows, asked):
-    return _called(builder, "llvm.x86.avx512.vpdpbusd.512", SUMS, (sums, rows, asked))
+    return called(builder, "llvm.x86.avx512.vpdpbusd.512", SUMS, (sums, rows, asked))
 
 
 def _scaled(builder, sums, scales, chunk):
@@ -177,13 +177,7 @@ def _loaded(builder, pointer, offset, kind):
 
 def _prefetch(builder, pointer):
     read, to_the_second_level, data = INT32(0), INT32(2), INT32(1)
-    _called(builder, "llvm.prefetch.p0", ir.VoidType(), (pointer, read, to_the_second_level, data))
-
-
-def _called(builder, name, kind, given):
-    """Return what one of LLVM's own functions gives."""
-    signature = ir.FunctionType(kind, [one.type for one in given])
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), given)
+    called(builder, "llvm.prefetch.p0", ir.VoidType(), (pointer, read, to_the_second_level, data))
 
 
 def _built(write, *more):
