@@ -47,9 +47,7 @@ class Way:
     takes_int8: bool  # of the queries, else float32
     block: int  # rows at once, a multiple of WORD
     chunk: int  # rows of which the highest product is looked for; WORD is a multiple
-    lay: Callable[
-        [Codes], Laid
-    ]  # codes (N, W) as it needs them: an element for every row, or every chunk (whole words)
+    lay: Callable[[Codes], Laid]  # codes (N, W) as it needs them: an element for every row, or every chunk
     multiply: Callable[["Asking", Laid, Vector, "Counted", Vector], Source]  # writes the highest, the last one
 
     def as_int8(self, queries: int) -> bool:
