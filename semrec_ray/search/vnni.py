@@ -8,12 +8,12 @@ A tile is four chunks of sixteen rows by four queries. Of its products only the 
 them would take as much memory as the codes, and few chunks are looked at again.
 """
 
+import math
 from functools import cache
 
 import numba
 import numpy as np
 import numpy.typing as npt
-import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -23,6 +23,7 @@ from semrec_ray.search.llvm import called, has
 ROWS, DEEP = 16, 4  # of a chunk, which is what one register holds; numbers of each row
 CHUNKS, QUERIES = 4, 4  # of a tile: sixteen registers of sums, of the 32 that there are
 OFFSET = 128
+CACHE_LINE = 64  # bytes
 
 Packed = npt.NDArray[np.uint8]
 
@@ -44,11 +45,20 @@ def pack(codes: npt.NDArray[np.int8]) -> Packed:
     n, width = codes.shape
     assert width % (DEEP * DEEP) == 0, "the width is no multiple of what a chunk takes at once"
     shape = -(-n // (ROWS * CHUNKS)) * CHUNKS, width // DEEP, ROWS, DEEP
-    packed = torch.full(shape, OFFSET, dtype=torch.uint8).numpy()  # where a cache line begins
+    packed = _bytes(shape)
+    packed.fill(OFFSET)
     for first in range(0, n, ROWS):
         part = codes[first : first + ROWS].view(np.uint8) ^ np.uint8(OFFSET)  # which adds it
         packed[first // ROWS, :, : len(part)] = part.reshape(len(part), width // DEEP, DEEP).swapaxes(0, 1)
     return packed
+
+
+def _bytes(shape: tuple[int, ...]) -> Packed:
+    """Return bytes that begin where a cache line does; on huge pages where the system has any, numpy asks for them."""
+    size = math.prod(shape)
+    room = np.empty(size + CACHE_LINE, np.uint8)
+    first = -room.ctypes.data % CACHE_LINE
+    return room[first : first + size].reshape(shape)
 
 
 def _write_highest(builder, given, queries):
