@@ -241,8 +241,18 @@ def read_rows(store: Store, release: Release, buckets: Sequence[int]) -> tuple[p
             f"release {release.name}: {places.null_count} items have no vector in {table}, among them {lacking!r}: "
             f"embed and publish again"
         )
-    vectors = whole_vectors(release, table, found["vector"])[places.to_numpy()]
+    vectors = in_order(whole_vectors(release, table, found["vector"]), places.to_numpy())
     return items.drop_columns([name for name in INTERNAL if name in items.column_names]), vectors
+
+
+def in_order(vectors: Vector, places: Rows) -> Vector:
+    """Return the vectors at these places: themselves where these are all in order, as they are stored mostly.
+
+    A copy would be the most memory that loading takes. Arrow's own, which is read-only, is no type that scans are
+    compiled for.
+    """
+    is_all = len(places) == len(vectors) and bool((places == np.arange(len(places))).all())
+    return vectors if is_all and vectors.flags.writeable else vectors[places]
 
 
 def load_shard(

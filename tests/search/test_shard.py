@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from semrec_ray.errors import SemrecError, StoreError
 from semrec_ray.publishing import publish
 from semrec_ray.search.pruned import PrunedRows
-from semrec_ray.search.shard import ShardRows, choose_device, load_shard
+from semrec_ray.search.shard import ShardRows, choose_device, in_order, load_shard
 from semrec_ray.store.buckets import ALL_BUCKETS, BUCKETS, buckets_of, buckets_owned, mask_of
 from semrec_ray.store.releases import read_channel, read_release
 from semrec_ray.types import FetchQuery, Release, ShardQuery
@@ -90,6 +92,25 @@ def test_a_row_keeps_its_vector_whatever_order_the_tables_are_in(live_store):
     part = load_shard(live_store, release, buckets_owned(0, 1), "cpu")
     for item_id, row in part.row_of.items():
         assert part.rows.take([row])[0].tolist() == truth[item_id].tolist()
+
+
+def test_a_vector_whose_item_is_gone_moves_no_other_row(live_store):
+    release = live_release(live_store)
+    live_store.open("items").delete("item_id = 'i007'")
+    fewer = replace(release, versions=dict(release.versions) | {"items": live_store.version("items")})
+    whole, part = (load_shard(live_store, each, buckets_owned(0, 1), "cpu") for each in (release, fewer))
+    assert part.item_ids == [item_id for item_id in whole.item_ids if item_id != "i007"]
+    for item_id, row in part.row_of.items():
+        assert part.rows.take([row])[0].tolist() == whole.rows.take([whole.row_of[item_id]])[0].tolist()
+
+
+def test_vectors_that_are_all_in_order_are_not_copied_and_can_be_scanned_as_before():
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
+    assert in_order(vectors, np.arange(3)) is vectors
+    assert in_order(vectors, np.array([0, 2])).tolist() == vectors[[0, 2]].tolist()
+    assert in_order(vectors, np.array([1, 0, 2])).tolist() == vectors[[1, 0, 2]].tolist()
+    vectors.flags.writeable = False
+    assert in_order(vectors, np.arange(3)).flags.writeable
 
 
 def test_a_release_whose_items_lack_vectors_does_not_load(live_store):
