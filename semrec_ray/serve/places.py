@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable
 
-AIM = 0.65  # a router that is just busy takes less than `busy_s`, or it would refuse: the accepted keep its p99
+AIM = 0.65  # a router that is just busy takes less than `busy_s`, or it would refuse: to keep about its p99
 WIDER = 1.1  # the places at the most, where somebody is refused and nothing is slow
 GROWTH = 1.25  # of the places every `busy_s` where nothing is slow or refused
 PATIENCE = 6  # looks in a row: those who waited for a proxy that had died come all at once, and are soon done
