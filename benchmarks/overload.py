@@ -163,8 +163,9 @@ def show(result: dict[str, Any]) -> None:
     console.print(table)
     for peak in result["peaks"]:
         console.print(f"peak: {peak}")
-    for name, shares in (("goodput", result["goodput_of_peak"]), ("p99", result["p99_of_peak"])):
-        console.print(f"{name} of that of the peaks around it: {shares}, median {np.median(shares):.3f}")
+    for name in ("goodput_of_peak", "p99_of_peak"):
+        if result[name]:
+            console.print(f"{name}, of those around it: {result[name]}, median {np.median(result[name]):.3f}")
 
 
 def similar(catalog: Catalog, k: int) -> list[bytes]:
